@@ -1,0 +1,1 @@
+"""Event models, one module a writing service. An event says what happened, in the past tense."""

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Generate the Python stubs of every contract in proto/ (and buf/validate beside them) into libs/contracts.
+# The stubs are never committed: this is part of set-up, and quick.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+validate=${PHANTOM_CACHE_DIR:-.cache}/proto
+out=libs/contracts
+[ -f "$validate/buf/validate/validate.proto" ] || { echo "no $validate/buf/validate/validate.proto: run tools/setup.sh first" >&2; exit 1; }
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+export PATH="$(dirname "$(command -v "$python")"):$PATH"
+mapfile -t protos < <(cd proto && find . -name '*.proto' | sed 's|^\./||' | sort)
+"$python" -m grpc_tools.protoc -I proto -I "$validate" \
+  --python_out="$stage" --pyi_out="$stage" --grpc_python_out="$stage" --mypy_grpc_out=quiet:"$stage" \
+  "${protos[@]}" buf/validate/validate.proto
+for package in phantom inference buf; do
+  mkdir -p "$out/$package"
+  # one move per file, so that a running process never sees a half-written module
+  (cd "$stage" && find "$package" -type f) | while read -r file; do
+    mkdir -p "$out/$(dirname "$file")"
+    cmp -s "$stage/$file" "$out/$file" || mv "$stage/$file" "$out/$file"
+  done
+  # what no longer has a contract
+  (cd "$out" && find "$package" -name '*_pb2*' -type f -not -path '*/__pycache__/*') | while read -r file; do
+    (cd proto && ls "$(echo "$file" | sed -E 's/_pb2(_grpc)?\.pyi?$/.proto/')" >/dev/null 2>&1) || [ "$package" = buf ] || rm -f "$out/$file"
+  done
+done
