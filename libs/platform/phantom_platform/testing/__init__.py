@@ -1,0 +1,1 @@
+"""What tests stand on: fakes, and real servers behind fixtures. Imported by tests only."""
