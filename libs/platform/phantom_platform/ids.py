@@ -1,7 +1,8 @@
 """Ids: how they are minted and what they look like.
 
-Workspaces, models, environments and deployments have *resource ids* (they become DNS labels); other
-named things (datasets, experiments, metrics, stages) have *names*; principals are a name or an e-mail address.
+Workspaces, models, environments and deployments have *resource ids* (they become DNS labels);
+other named things (datasets, experiments, metrics, stages) have *names*; principals are a name or an
+e-mail address.
 """
 
 import re
