@@ -57,7 +57,9 @@ class ModelSchema(_Value):
     task: Task = "classification"
     class_labels: tuple[str, ...] = ()
     positive_label: str | None = Field(default=None, description="the class whose probability is the score")
-    threshold: float = Field(default=0.5, ge=0, le=1, description="binary: score at which positive is answered")
+    threshold: float = Field(
+        default=0.5, ge=0, le=1, description="binary: score at which positive is answered"
+    )
     outcome: Outcome | None = None
 
     @model_validator(mode="after")
@@ -107,7 +109,9 @@ class EndpointSchema(_Value):
         return frozenset((*self.widths, len(self.columns)))
 
 
-def endpoint_schema(model_schemas: Sequence[ModelSchema], previous: EndpointSchema | None = None) -> EndpointSchema:
+def endpoint_schema(
+    model_schemas: Sequence[ModelSchema], previous: EndpointSchema | None = None
+) -> EndpointSchema:
     """The endpoint's schema for these live revisions, growing `previous` where there is one.
 
     A column is required iff some live revision requires it. Raises ValueError where two schemas give one name two
@@ -119,7 +123,9 @@ def endpoint_schema(model_schemas: Sequence[ModelSchema], previous: EndpointSche
         for feature in schema.features:
             known = types.setdefault(feature.name, feature.type)
             if (known == "string") != (feature.type == "string"):
-                raise ValueError(f"feature {feature.name!r} is {known} on this endpoint and {feature.type} in the model")
+                raise ValueError(
+                    f"feature {feature.name!r} is {known} on this endpoint and {feature.type} in the model"
+                )
             if feature.required:
                 required.add(feature.name)
     columns = tuple(Column(name=n, type=t, required=n in required) for n, t in types.items())

@@ -1,0 +1,79 @@
+"""What the monitor writes: windows, phantom.windows.v1, key `<workspace>/<endpoint>`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime
+
+from phantom_contracts.events.base import Event, Value
+
+
+class Sketch(Value):
+    """A DDSketch: `bins[i]` counts values of bucket `offset + i` (gamma from relative accuracy .005), and zeros."""
+
+    relative_accuracy: float = 0.005
+    offset: int = 0
+    bins: tuple[int, ...] = ()
+    zeros: int = 0
+    count: int = 0
+
+
+class LabelQuality(Value):
+    """Per true label. `scores` is sparse: bin of 1,000 → count."""
+
+    scores: dict[int, int] = {}
+    log_loss_sum: float = 0.0
+    log_loss_squares: float = 0.0
+    # Predicted label → count.
+    confusion: dict[str, int] = {}
+
+
+class GroupSums(Value):
+    """Sums of one of 64 unit groups."""
+
+    requests: int = 0
+    failures: int = 0
+    labelled: int = 0
+    correct: int = 0
+
+
+class RegressionSums(Value):
+    """Sums over labelled rows; `error` is prediction - actual."""
+
+    count: int = 0
+    error: float = 0.0
+    error_squares: float = 0.0
+    error_absolute: float = 0.0
+    actual: float = 0.0
+    actual_squares: float = 0.0
+
+
+class WindowPublished(Event):
+    """5 s of one endpoint × revision × arm × decision × route version × segment. The highest `revision_no` replaces."""
+
+    type: ClassVar[str] = "phantom.monitor.WindowPublished.v1"
+    endpoint: str
+    revision: str
+    arm: str
+    decision: str
+    route_version: int
+    segment: str = ""
+    start: AwareDatetime
+    length_s: int = 5
+    revision_no: int
+    state: Literal["partial", "complete"]
+
+    requests: int = 0
+    attempts: int = 0
+    failed_attempts: int = 0
+    rejected_inputs: int = 0
+    fallbacks: int = 0
+    rows: int = 0
+    latency_ms: Sketch = Sketch()
+    classes: dict[str, int] = {}
+    scores: dict[int, int] = {}
+    quality: dict[str, LabelQuality] = {}
+    regression: RegressionSums | None = None
+    # Group number → sums, only groups with traffic.
+    groups: dict[int, GroupSums] = {}
