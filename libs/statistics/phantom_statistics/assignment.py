@@ -117,8 +117,8 @@ def reallocate(allocations: Sequence[Allocation], shares: Mapping[str, int]) -> 
     """New allocations in which each treatment has its share (basis points); one that is not named has none.
 
     A raised arm takes the lowest buckets that *were* control, a lowered one gives back what it took last. So
-    no unit moves between treatments, whatever changes at once; where that leaves too few control buckets, lower
-    one arm first and raise the other in a second step. Arms are raised in the order of their names.
+    no unit moves between treatments, whatever changes at once; where that leaves too few control buckets,
+    lower one arm first and raise the other in a second step. Arms are raised in the order of their names.
     """
     check(allocations)
     _check_shares(shares)
