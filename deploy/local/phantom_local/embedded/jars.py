@@ -27,7 +27,7 @@ VALIDATE_PROTO = "buf/validate/validate.proto"
 FETCH_TIMEOUT_S = 600
 
 
-class JarsMissing(RuntimeError):
+class JarsMissingError(RuntimeError):
     """The Kafka jars are not there and could not be fetched."""
 
 
@@ -67,7 +67,7 @@ def _fetch(home: Path, proto: Path) -> None:
 def _run_maven(target: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        raise JarsMissing(
+        raise JarsMissingError(
             "Maven (mvn) is needed once, to fetch Apache Kafka's published jars, and was not found. Install it "
             "(Debian: apt-get install maven; macOS: brew install maven) and run tools/setup.sh again, or point "
             "PHANTOM_KAFKA_BOOTSTRAP and PHANTOM_POSTGRES_DSN at servers of your own."
@@ -80,7 +80,9 @@ def _run_maven(target: Path) -> None:
     )
     if run.returncode != 0 or not target.is_dir():
         tail = "\n".join((run.stdout + run.stderr).splitlines()[-15:])
-        raise JarsMissing(f"Maven could not fetch the jars of {POM} (exit code {run.returncode}):\n{tail}")
+        raise JarsMissingError(
+            f"Maven could not fetch the jars of {POM} (exit code {run.returncode}):\n{tail}"
+        )
 
 
 def _extract(jar: Path, member: str, target: Path) -> None:

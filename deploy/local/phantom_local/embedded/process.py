@@ -14,7 +14,7 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 
 
-class ServerFailed(RuntimeError):
+class ServerError(RuntimeError):
     """A server did not become ready."""
 
 
@@ -73,12 +73,13 @@ class EmbeddedServer:
     def pid(self) -> int:
         """Process id of the running server."""
         if self._process is None:
-            raise ServerFailed(f"{self.name} has not been started")
+            raise ServerError(f"{self.name} has not been started")
         return self._process.pid
 
     def start(self) -> None:
-        """Start and return when it answers; raises ServerFailed with the end of its log."""
+        """Start and return when it answers; raises ServerError with the end of its log."""
         deadline = time.monotonic() + self.start_timeout_s
+        self._reap()
         while True:
             launch = self.prepare()
             offset = launch.log.stat().st_size if launch.log.exists() else 0
@@ -89,8 +90,18 @@ class EmbeddedServer:
             if time.monotonic() >= deadline or not self.may_retry(output):
                 self.kill()
                 tail = "\n".join(output.splitlines()[-20:])
-                raise ServerFailed(f"{self.name} did not start; {launch.log} ends with:\n{tail}")
+                raise ServerError(f"{self.name} did not start; {launch.log} ends with:\n{tail}")
             time.sleep(0.2)
+
+    def _reap(self) -> None:
+        """Forget a process of ours that has died; one that lives on must be stopped first."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            raise ServerError(f"{self.name} runs already, pid {self.pid}") from None
+        self._process = None
 
     def _is_ready_before(self, deadline: float) -> bool:
         assert self._process is not None
