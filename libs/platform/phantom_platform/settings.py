@@ -41,6 +41,11 @@ class GrpcSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; loopback unless said otherwise")
     port: int = Field(default=50051, ge=0, le=65535, description="0 takes a free one")
 
+    @property
+    def address(self) -> str:
+        """Where a process on this machine reaches the control services."""
+        return f"{self.host}:{self.port}"
+
 
 class TelemetrySettings(BaseSettings):
     """What a process tells about itself."""

@@ -1,0 +1,132 @@
+"""Our errors as gRPC statuses, and back: one table, used by servers and clients alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from phantom_platform import errors
+from phantom_platform.errors import Invalid, PhantomError, Unavailable, Violation
+
+DOMAIN = "phantom"
+DETAILS_KEY = "grpc-status-details-bin"
+MAX_MESSAGE = 1500
+MAX_VIOLATIONS = 20
+MAX_FIELD = 256
+"""Characters. Peers accept 8 KiB of metadata by default, and an error must never be lost for being long."""
+
+_CODES: dict[type[PhantomError], grpc.StatusCode] = {
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.Conflict: grpc.StatusCode.ABORTED,
+    errors.Refused: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+_CLASSES = {code: kind for kind, code in _CODES.items()}
+
+
+def code_of(error: PhantomError) -> grpc.StatusCode:
+    """The status code of an error's class, or of its nearest ancestor in the table; INTERNAL for none."""
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return grpc.StatusCode.INTERNAL
+
+
+def to_status(error: PhantomError) -> status_pb2.Status:
+    """The rich status: ErrorInfo always; BadRequest for `Invalid`, RetryInfo for `Unavailable`."""
+    status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message, MAX_MESSAGE))
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
+    for name, value in list(error.fields.items())[:MAX_VIOLATIONS]:
+        info.metadata[name] = _cut(_text(value), MAX_FIELD)
+    status.details.add().Pack(info)
+    if isinstance(error, Invalid) and error.violations:
+        bad = error_details_pb2.BadRequest()
+        for violation in error.violations[:MAX_VIOLATIONS]:
+            bad.field_violations.add(
+                field=_cut(violation.field, MAX_FIELD), description=_cut(violation.description, MAX_FIELD)
+            )
+        status.details.add().Pack(bad)
+    if isinstance(error, Unavailable):
+        retry = error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s))
+        status.details.add().Pack(retry)
+    return status
+
+
+def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> PhantomError:
+    """The error that a server meant: same class, code and fields where it was one of ours."""
+    kind = _CLASSES.get(code, PhantomError)
+    info, bad, retry = _unpack(details)
+    fields: dict[str, object] = dict(info.metadata) if info is not None else {}
+    reason = info.reason if info is not None else None
+    if code is grpc.StatusCode.CANCELLED and reason is None:
+        reason = "cancelled"
+    if kind is Invalid:
+        violations = [Violation(each.field, each.description) for each in bad.field_violations] if bad else []
+        return _with_fields(Invalid(message, code=reason, violations=violations), fields)
+    if kind is Unavailable:
+        delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry is not None else 1.0
+        return _with_fields(Unavailable(message, code=reason, retry_after_s=delay), fields)
+    return _with_fields(kind(message, code=reason), fields)
+
+
+def _with_fields(error: PhantomError, fields: Mapping[str, object]) -> PhantomError:
+    # Not as keywords: a field may be called like a parameter.
+    error.fields.update(fields)
+    return error
+
+
+def _unpack(
+    details: bytes | None,
+) -> tuple[
+    error_details_pb2.ErrorInfo | None,
+    error_details_pb2.BadRequest | None,
+    error_details_pb2.RetryInfo | None,
+]:
+    info, bad, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
+    found: set[int] = set()
+    try:
+        status = status_pb2.Status.FromString(details or b"")
+        for packed in status.details:
+            for part in (info, bad, retry):
+                if packed.Unpack(part):
+                    found.add(id(part))
+    except DecodeError:
+        return None, None, None
+    return (
+        info if id(info) in found and info.domain == DOMAIN else None,
+        bad if id(bad) in found else None,
+        retry if id(retry) in found else None,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = math.floor(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

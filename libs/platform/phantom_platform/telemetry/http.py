@@ -1,0 +1,72 @@
+"""The observation door of a process: /metrics, /health and /ready over plain HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from phantom_platform.errors import Refused
+
+
+class MetricsServer:
+    """A part. `unready` names the reasons against sending work here (`Application.unready`)."""
+
+    name = "metrics http"
+
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, unready: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._registry = registry
+        self._host = host
+        self._port = port
+        self._unready = unready
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use; differs from the one asked for when that was 0."""
+        if self._runner is None:
+            return self._port
+        return int(self._runner.addresses[0][1])
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/metrics", self._metrics),
+                web.get("/health", self._health),
+                web.get("/ready", self._ready),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise Refused(
+                f"metrics cannot listen on {self._host}:{self._port}: {error.strerror or error}; free the port or "
+                "set PHANTOM_METRICS_PORT to another one (0 takes any)",
+                code="address_in_use",
+                address=f"{self._host}:{self._port}",
+            ) from error
+        self._runner = runner
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        reasons = dict(self._unready())
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)

@@ -1,0 +1,87 @@
+"""OpenTelemetry traces that follow one request through gRPC, the outbox, Kafka and back.
+
+Context travels as a W3C `traceparent`: gRPC metadata, a column of the outbox, a Kafka header. `inject` gives
+the text for the current span, `extract` makes a parent of such a text. Without an OTLP endpoint spans still
+have ids (for logs, events and callers) and are exported nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+TRACEPARENT = "traceparent"
+
+_propagator = TraceContextTextMapPropagator()
+Attribute = str | bool | int | float
+
+
+def configure(service: str, otlp_endpoint: str | None = None, exporter: SpanExporter | None = None) -> None:
+    """Make spans in this process; a second call only adds its exporter.
+
+    `otlp_endpoint` is the host:port or URL of an OTLP gRPC collector. `exporter` is for tests: it gets each
+    span as it ends.
+    """
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider(resource=Resource.create({"service.name": f"phantom-{service}"}))
+        trace.set_tracer_provider(provider)
+    if otlp_endpoint:
+        is_plain = not otlp_endpoint.startswith("https://")
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(otlp_endpoint, insecure=is_plain)))
+    if exporter is not None:
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+
+def shutdown() -> None:
+    """Export what is buffered; called as a process ends."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.force_flush(2_000)
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    parent: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, Attribute] | None = None,
+    **attrs: Attribute,
+) -> Iterator[Span]:
+    """A span around a block, current inside it; an exception that leaves the block marks it failed."""
+    tracer = trace.get_tracer("phantom")
+    with tracer.start_as_current_span(
+        name, context=parent, kind=kind, attributes={**(attributes or {}), **attrs}
+    ) as current:
+        yield current
+
+
+def mark_failed(current: Span, reason: str) -> None:
+    """Say that the span's work was refused or failed, without an exception passing through it."""
+    current.set_status(Status(StatusCode.ERROR, reason))
+
+
+def inject() -> str | None:
+    """The `traceparent` of the current span, or None outside any."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get(TRACEPARENT)
+
+
+def extract(traceparent: str | bytes | None) -> Context | None:
+    """The context to hand to `span(parent=…)`; None for a missing or malformed one."""
+    if not traceparent:
+        return None
+    text = traceparent.decode("ascii", "ignore") if isinstance(traceparent, bytes) else traceparent
+    context = _propagator.extract({TRACEPARENT: text})
+    return context if trace.get_current_span(context).get_span_context().is_valid else None
