@@ -170,9 +170,10 @@ def check(raw: bytes, schema: ModelSchema) -> np.ndarray | None:
                 "unsupported_model",
                 f"the tensor {tensor.name!r:.80} lies in another file; save the model as one file",
             )
-    order = None
     for node in model.graph.node:
         _check_node(node)
+    order = None
+    for node in model.graph.node:
         classes, positional = _classes(node)
         if classes and schema.task == "classification":
             order = class_order(schema, classes, positional=positional)

@@ -80,7 +80,9 @@ def _session(raw: bytes, threads: int) -> Any:
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # replicas share the machine
     try:
-        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            raw, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors share no class of their own
         raise corrupt(f"onnxruntime cannot load the model: {_first_line(error)}") from error
 

@@ -218,8 +218,10 @@ def _known_features(estimator: Any, outer: int | None) -> int | None:
     if not module.startswith(("sklearn.ensemble.", "sklearn.tree.")):
         return outer
     own = getattr(estimator, "n_features_in_", None)
+    if own is None:
+        return outer  # a prototype that was never fitted
     if not isinstance(own, int):
-        raise corrupt(f"a {type(estimator).__name__} does not know its number of features")
+        raise corrupt(f"a {type(estimator).__name__} has {own!r:.40} features")
     stages = getattr(estimator, "n_trees_per_iteration_", None)
     if stages is not None and (estimator.estimators_.ndim != 2 or estimator.estimators_.shape[1] != stages):
         raise corrupt(f"a {type(estimator).__name__} does not have {stages} trees a round")
