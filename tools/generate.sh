@@ -14,6 +14,10 @@ mapfile -t protos < <(cd proto && find . -name '*.proto' | sed 's|^\./||' | sort
 "$python" -m grpc_tools.protoc -I proto -I "$validate" \
   --python_out="$stage" --pyi_out="$stage" --grpc_python_out="$stage" --mypy_grpc_out=quiet:"$stage" \
   "${protos[@]}" buf/validate/validate.proto
+# The SDK loads the Open Inference Protocol into a descriptor pool of its own, from this file.
+"$python" -m grpc_tools.protoc -I proto --include_imports --descriptor_set_out="$stage/inference.binpb" inference/grpc_service.proto
+sdk=libs/sdk/phantom_ml_studio/inference.binpb
+cmp -s "$stage/inference.binpb" "$sdk" || mv "$stage/inference.binpb" "$sdk"
 for package in phantom inference buf; do
   mkdir -p "$out/$package"
   # one move per file, so that a running process never sees a half-written module

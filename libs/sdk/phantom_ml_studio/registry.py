@@ -337,4 +337,5 @@ def _stage(name: str | None) -> messages.Stage:
         return messages.STAGE_UNSPECIFIED
     if name not in STAGES:
         raise Invalid(f"there is no stage {name!r}: one of {', '.join(STAGES)}", code="unknown_stage")
-    return messages.Stage.Value(f"STAGE_{name.upper()}")
+    stage: messages.Stage = getattr(messages, f"STAGE_{name.upper()}")
+    return stage

@@ -1,0 +1,213 @@
+"""`env`, `deploy`, `deployments` and `canary`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, errors_explained, fail, say, show
+
+if TYPE_CHECKING:
+    from phantom_ml_studio.values import Deployment
+
+environments = typer.Typer(help="Where deployments run.", no_args_is_help=True)
+deployments = typer.Typer(help="Models behind endpoints.", no_args_is_help=True)
+canary = typer.Typer(help="Move traffic between two versions.", no_args_is_help=True)
+
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="until every gateway routes by it")]
+
+
+def _version(name: str) -> Callable[[Any], str | None]:
+    def get(deployment: Deployment) -> str | None:
+        revision = getattr(deployment, name)
+        return f"{revision.revision} ({revision.model_version}, {revision.phase})" if revision else None
+
+    return get
+
+
+_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "deployment": lambda d: d.deployment_id,
+    "environment": lambda d: d.environment,
+    "phase": lambda d: d.phase,
+    "stable": _version("stable"),
+    "candidate": _version("candidate"),
+    "canary %": lambda d: d.candidate_percent,
+    "replicas": lambda d: d.replicas,
+    "route": lambda d: d.route_version,
+}
+_DETAILS: dict[str, Callable[[Any], Any]] = {
+    **_COLUMNS,
+    "reason": lambda d: d.reason,
+    "hash field": lambda d: d.hash_field,
+    "aliases": lambda d: d.aliases,
+    "acknowledged route": lambda d: d.acknowledged_route_version,
+    "withdrawing": lambda d: [f"{r.revision}: {r.reason}" for r in d.withdrawing],
+}
+_REPLICA: dict[str, Callable[[Any], Any]] = {
+    "replica": lambda r: r.replica_id,
+    "address": lambda r: r.address,
+    "phase": lambda r: r.phase,
+    "pid": lambda r: r.pid,
+    "restarts": lambda r: r.restarts,
+    "reason": lambda r: r.reason,
+}
+
+
+@environments.command("create")
+def create_environment(
+    name: Annotated[str, typer.Option(help="as it is called in deploy")],
+    type: Annotated[str, typer.Option(help="local")] = "local",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Create an environment."""
+    from phantom_ml_studio import Client, Environments
+
+    with errors_explained(), Client() as client:
+        show(Environments(client).create(name, type), ["name", "type", "created_by"], output)
+
+
+@environments.command("list")
+def list_environments(output: OutputOption = Format.TABLE) -> None:
+    """Every environment."""
+    from phantom_ml_studio import Client, Environments
+
+    with errors_explained(), Client() as client:
+        show(Environments(client).list(), ["name", "type", "created_by"], output)
+
+
+def deploy(
+    model_id: Annotated[str, typer.Option(help="a registered model")],
+    environment: Annotated[str, typer.Option(help="where")] = "production",
+    version: Annotated[str, typer.Option(help="by default the newest in production, else the newest")] = "",
+    deployment_id: Annotated[str, typer.Option(help="by default <model>-<environment>")] = "",
+    replicas: Annotated[int, typer.Option(help="model servers of each revision; for a new deployment")] = 0,
+    hash_field: Annotated[str, typer.Option(help="what stays on one revision; for a new deployment")] = "",
+    canary_percentage: Annotated[
+        float, typer.Option(help="share of a further version once it is ready")
+    ] = 0.0,
+    requires_new_features: Annotated[
+        bool, typer.Option("--requires-new-features", help="clients send the columns that this version adds")
+    ] = False,
+    wait_for_ready: Annotated[bool, typer.Option("--wait-for-ready", help="until it takes traffic")] = False,
+    timeout: Annotated[float, typer.Option(help="of --wait-for-ready, s")] = 120.0,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Deploy a version: the first takes all traffic, a further one becomes the candidate of a canary."""
+    from phantom_ml_studio import Client, Deployments
+
+    with errors_explained(), Client() as client:
+        service = Deployments(client)
+        deployment = service.deploy(
+            model_id,
+            version,
+            environment,
+            deployment_id=deployment_id,
+            replicas=replicas,
+            hash_field=hash_field,
+            canary_percent=canary_percentage,
+            requires_new_features=requires_new_features,
+        )
+        if wait_for_ready:
+            deployment = service.wait_ready(deployment.deployment_id, timeout, say)
+        show(deployment, _DETAILS, output)
+
+
+@deployments.command("list")
+def list_deployments(
+    environment: Annotated[str, typer.Option(help="only this one")] = "", output: OutputOption = Format.TABLE
+) -> None:
+    """Every deployment."""
+    from phantom_ml_studio import Client, Deployments
+
+    with errors_explained(), Client() as client:
+        show(Deployments(client).list(environment), _COLUMNS, output)
+
+
+@deployments.command("show")
+def show_deployment(deployment: str, output: OutputOption = Format.TABLE) -> None:
+    """A deployment, its revisions and their replicas."""
+    from phantom_ml_studio import Client, Deployments
+
+    with errors_explained(), Client() as client:
+        found = Deployments(client).get(deployment)
+        show(found, _DETAILS, output)
+        if output is Format.TABLE:
+            revisions = [r for r in (found.stable, found.candidate, *found.withdrawing) if r is not None]
+            say("")
+            show([replica for r in revisions for replica in r.replicas], _REPLICA, output)
+
+
+@deployments.command("scale")
+def scale_deployment(
+    deployment: str,
+    replicas: Annotated[int, typer.Option(min=1, max=64)],
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Change the number of replicas of every live revision."""
+    from phantom_ml_studio import Client, Deployments
+
+    with errors_explained(), Client() as client:
+        show(Deployments(client).scale(deployment, replicas), _DETAILS, output)
+
+
+@deployments.command("delete")
+def delete_deployment(
+    deployment: str,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Take the endpoint away, then its replicas."""
+    from phantom_ml_studio import Client, Deployments
+
+    _confirm(f"delete {deployment} and stop serving it?", yes)
+    with errors_explained(), Client() as client:
+        show(Deployments(client).delete(deployment), _DETAILS, output)
+
+
+@canary.command()
+def promote(
+    deployment: str,
+    percentage: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="the candidate's share; without it, complete the rollout"),
+    ] = None,
+    wait: WaitOption = True,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Give the candidate a share of the traffic, or all of it for good and take the old version away."""
+    from phantom_ml_studio import Client, Deployments
+
+    with errors_explained(), Client() as client:
+        service = Deployments(client)
+        if percentage is None:
+            show(service.complete_rollout(deployment, wait=wait), _DETAILS, output)
+        else:
+            show(service.set_canary_weight(deployment, percentage, wait=wait), _DETAILS, output)
+
+
+@canary.command()
+def rollback(
+    deployment: str,
+    remove: Annotated[bool, typer.Option("--remove", help="stop the candidate's replicas, too")] = False,
+    reason: Annotated[str, typer.Option(help="for the history")] = "",
+    wait: WaitOption = True,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Take all traffic from the candidate, in one route version."""
+    from phantom_ml_studio import Client, Deployments
+
+    with errors_explained(), Client() as client:
+        done = Deployments(client).rollback_canary(deployment, remove=remove, reason=reason, wait=wait)
+        show(done, _DETAILS, output)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    import sys
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fail("there is no terminal to ask at: pass --yes", USAGE)
+    typer.confirm(question, abort=True, err=True)

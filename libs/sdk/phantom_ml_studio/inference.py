@@ -1,0 +1,163 @@
+"""`InferenceClient`: predictions from an endpoint, row by row, over the Open Inference Protocol."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from phantom_ml_studio import credentials, oip
+from phantom_ml_studio.errors import Invalid, from_rpc_error
+
+_OPTIONS = [("grpc.max_receive_message_length", 72 << 20), ("grpc.max_send_message_length", 72 << 20)]
+_NUMERIC = {"FP64": "d", "FP32": "f", "INT64": "q", "INT32": "i", "BOOL": "?"}
+Value = float | int | bool | str | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an endpoint answered for one call. Lists have one entry a row."""
+
+    prediction_id: str
+    revision: str
+    variant: str
+    route_version: int
+    fallback: bool
+    labels: list[Any]
+    scores: list[float]
+    # [rows][classes]; empty for regression.
+    probabilities: list[list[float]]
+
+
+class InferenceClient:
+    """Calls endpoints through a gateway (PHANTOM_GATEWAY, the local stack's, or 127.0.0.1:8001)."""
+
+    def __init__(
+        self, address: str | None = None, token: str | None = None, workspace: str = "default"
+    ) -> None:
+        self.address = address or credentials.gateway_address()
+        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        self._metadata = [("phantom-workspace", workspace)] if workspace != "default" else []
+        if token:
+            self._metadata.append(("authorization", f"Bearer {token}"))
+
+    def predict(
+        self,
+        endpoint: str,
+        rows: Sequence[Mapping[str, Value]],
+        *,
+        unit: str | None = None,
+        hash_field: str = "user_id",
+        request_id: str = "",
+        version: str = "",
+        timeout_s: float = 30.0,
+    ) -> Prediction:
+        """Predict for rows of named features.
+
+        `unit` is the value of the endpoint's hash field (a user, a device) that stays on one revision; `version` pins
+        a model version. A missing feature is None or absent. Errors: Invalid, naming the tensor; NotFound
+        `endpoint_not_found`; Unavailable.
+        """
+        request = _request(endpoint, rows, version, request_id)
+        if unit is not None:
+            request.parameters[hash_field].string_param = unit
+        reply, metadata = self._call("ModelInfer", request, "ModelInferResponse", timeout_s)
+        tensors = _tensors(reply)
+        classes = next((o.shape[1] for o in reply.outputs if o.name == "probabilities"), 0)
+        flat = tensors.get("probabilities", [])
+        return Prediction(
+            prediction_id=metadata.get("phantom-prediction-id", ""),
+            revision=metadata.get("phantom-revision", ""),
+            variant=metadata.get("phantom-variant", ""),
+            route_version=int(metadata.get("phantom-route-version", "0")),
+            fallback=metadata.get("phantom-fallback") == "true",
+            labels=tensors.get("label", []),
+            scores=tensors.get("score", []),
+            probabilities=[flat[i : i + classes] for i in range(0, len(flat), classes)] if classes else [],
+        )
+
+    def metadata(self, endpoint: str) -> dict[str, Any]:
+        """The endpoint's inputs and outputs: name → (datatype, shape)."""
+        request = oip.message("ModelMetadataRequest")(name=endpoint)
+        reply, _ = self._call("ModelMetadata", request, "ModelMetadataResponse", 10.0)
+        return {
+            "name": reply.name,
+            "versions": list(reply.versions),
+            "inputs": {t.name: (t.datatype, list(t.shape)) for t in reply.inputs},
+            "outputs": {t.name: (t.datatype, list(t.shape)) for t in reply.outputs},
+        }
+
+    def is_ready(self, endpoint: str = "") -> bool:
+        """Whether the gateway, or one endpoint, can answer."""
+        name = "Model" if endpoint else "Server"
+        request = oip.message(f"{name}ReadyRequest")()
+        if endpoint:
+            request.name = endpoint
+        reply, _ = self._call(f"{name}Ready", request, f"{name}ReadyResponse", 10.0)
+        return bool(reply.ready)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def _call(self, method: str, request: Any, reply: str, timeout_s: float) -> tuple[Any, dict[str, str]]:
+        call: Any = self._channel.unary_unary(
+            f"{oip.SERVICE}/{method}",
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=oip.message(reply).FromString,
+        )
+        try:
+            answer, state = call.with_call(request, timeout=timeout_s, metadata=tuple(self._metadata))
+        except grpc.RpcError as raw:
+            raise from_rpc_error(raw, self.address) from None
+        return answer, {key: str(value) for key, value in state.initial_metadata()}
+
+
+def _request(endpoint: str, rows: Sequence[Mapping[str, Value]], version: str, request_id: str) -> Any:
+    if not rows:
+        raise Invalid("there are no rows to predict for", code="no_rows")
+    request = oip.message("ModelInferRequest")(model_name=endpoint, model_version=version, id=request_id)
+    for name in dict.fromkeys(name for row in rows for name in row):
+        column = [row.get(name) for row in rows]
+        datatype, raw = _encode(name, column)
+        request.inputs.add(name=name, datatype=datatype, shape=[len(rows), 1])
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def _encode(name: str, column: list[Value]) -> tuple[str, bytes]:
+    given = [v for v in column if v is not None]
+    if any(isinstance(v, str) for v in given):
+        if not all(isinstance(v, str) for v in given):
+            raise Invalid(f"feature {name!r} mixes text and numbers", code="mixed_types")
+        encoded = [str(v or "").encode() for v in column]
+        return "BYTES", b"".join(struct.pack("<I", len(v)) + v for v in encoded)
+    if all(isinstance(v, bool) for v in column):
+        return "BOOL", struct.pack(f"<{len(column)}?", *column)
+    try:
+        numbers = [float("nan") if v is None else float(v) for v in column]
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"feature {name!r}: {error}", code="bad_value") from error
+    return "FP64", struct.pack(f"<{len(numbers)}d", *numbers)
+
+
+def _tensors(reply: Any) -> dict[str, list[Any]]:
+    return {
+        output.name: _decode(output.datatype, raw)
+        for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+    }
+
+
+def _decode(datatype: str, raw: bytes) -> list[Any]:
+    if datatype == "BYTES":
+        texts, at = [], 0
+        while at < len(raw):
+            (length,) = struct.unpack_from("<I", raw, at)
+            texts.append(raw[at + 4 : at + 4 + length].decode())
+            at += 4 + length
+        return texts
+    code = _NUMERIC[datatype]
+    return list(struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw))
