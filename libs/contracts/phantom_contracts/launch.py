@@ -6,7 +6,7 @@
    log file, no inherited pipe.
 2. The model server first takes `flock(LOCK_EX)` on `lock_path` and holds it until it has exited. Watchers probe by
    taking a shared lock for an instant, so it retries for `LOCK_RETRY_S`; then it exits with `EXIT_LOCKED` and
-   touches nothing.
+   touches nothing. Once it holds the lock it writes its pid into that file (decimal, a newline).
 3. It finds the artifact (`artifacts_dir`, then `download_dir`, then the registry with `artifact_token`), checks its
    sha256, loads it, listens, and writes the replica file (by rename) in state `ready`.
 4. Where it cannot, it writes the replica file in state `failed` and exits: with `EXIT_FAILED` where another start would
