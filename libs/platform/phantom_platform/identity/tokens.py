@@ -17,7 +17,9 @@ from phantom_platform.identity.keys import KeySet
 
 ISSUER = "phantom"
 ALGORITHM = "EdDSA"
-MAX_TOKEN_BYTES = 16 * 1024
+MAX_TOKEN_BYTES = 7 * 1024
+"""All metadata of a call together is 8 KiB by default; a token has to leave room for the rest."""
+
 UNKNOWN_KEY_WAIT_S = 2.0
 """How long a token signed by a key that we have not seen yet may wait for it: a key is announced through
 Kafka, so the first token signed with it can arrive a moment earlier."""

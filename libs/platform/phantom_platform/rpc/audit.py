@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from phantom_contracts import topics
-
 from phantom_platform import audit
 from phantom_platform.audit import AuditContext
 

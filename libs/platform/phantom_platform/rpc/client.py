@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+
 from phantom.governance.v1 import governance_service_pb2 as pb
 from phantom.governance.v1 import governance_service_pb2_grpc as stubs
-
 from phantom_platform.clock import Clock
 from phantom_platform.errors import PhantomError, Refused
 from phantom_platform.rpc.server import message_options

@@ -33,6 +33,9 @@ class ServerLimits:
     max_message_bytes: int = MAX_MESSAGE_BYTES
 
 
+_LIMITS = ServerLimits()
+
+
 def message_options(max_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
     """Channel arguments for messages of this size, both ways."""
     return [("grpc.max_receive_message_length", max_bytes), ("grpc.max_send_message_length", max_bytes)]
@@ -55,7 +58,7 @@ class GrpcServer:
         verifier: TokenVerifier,
         registry: CollectorRegistry,
         unready: Callable[[], Mapping[str, str]] = dict,
-        limits: ServerLimits = ServerLimits(),
+        limits: ServerLimits = _LIMITS,
     ) -> None:
         self._host = host
         self._port = port

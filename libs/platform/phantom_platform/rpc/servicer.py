@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import descriptor_pool, message_factory
+
 from phantom.options.v1 import options_pb2
 
 if TYPE_CHECKING:

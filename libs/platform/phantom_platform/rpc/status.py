@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from phantom_platform import errors
 from phantom_platform.errors import Invalid, PhantomError, Unavailable, Violation
 
 DOMAIN = "phantom"
 DETAILS_KEY = "grpc-status-details-bin"
-MAX_MESSAGE = 1500
-MAX_VIOLATIONS = 20
-MAX_FIELD = 256
-"""Characters. Peers accept 8 KiB of metadata by default, and an error must never be lost for being long."""
+MAX_MESSAGE_BYTES = 800
+MAX_FIELD_BYTES = 256
+MAX_STATUS_BYTES = 4000
+"""A peer refuses more than 8 KiB of metadata, in which the message stands twice (once percent-encoded, up to
+three times as long) and the status in base64: an error must never be lost for being long."""
 
 _CODES: dict[type[PhantomError], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
@@ -45,23 +46,36 @@ def code_of(error: PhantomError) -> grpc.StatusCode:
 
 
 def to_status(error: PhantomError) -> status_pb2.Status:
-    """The rich status: ErrorInfo always; BadRequest for `Invalid`, RetryInfo for `Unavailable`."""
-    status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message, MAX_MESSAGE))
+    """The rich status: ErrorInfo always; RetryInfo for `Unavailable`, BadRequest for `Invalid`.
+
+    What does not fit is left out from the end: the last violations first, then the last fields.
+    """
+    status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message, MAX_MESSAGE_BYTES))
+    room = MAX_STATUS_BYTES - len(status.message.encode())
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
-    for name, value in list(error.fields.items())[:MAX_VIOLATIONS]:
-        info.metadata[name] = _cut(_text(value), MAX_FIELD)
+    for name, value in error.fields.items():
+        text = _cut(_text(value), MAX_FIELD_BYTES)
+        if info.ByteSize() + len(name) + len(text.encode()) < room // 2:
+            info.metadata[name] = text
     status.details.add().Pack(info)
-    if isinstance(error, Invalid) and error.violations:
-        bad = error_details_pb2.BadRequest()
-        for violation in error.violations[:MAX_VIOLATIONS]:
-            bad.field_violations.add(
-                field=_cut(violation.field, MAX_FIELD), description=_cut(violation.description, MAX_FIELD)
-            )
-        status.details.add().Pack(bad)
     if isinstance(error, Unavailable):
-        retry = error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s))
-        status.details.add().Pack(retry)
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    if isinstance(error, Invalid) and error.violations:
+        status.details.add().Pack(_bad_request(error.violations, MAX_STATUS_BYTES - status.ByteSize() - 100))
     return status
+
+
+def _bad_request(violations: Sequence[Violation], room: int) -> error_details_pb2.BadRequest:
+    bad = error_details_pb2.BadRequest()
+    for violation in violations:
+        field, description = (
+            _cut(violation.field, MAX_FIELD_BYTES),
+            _cut(violation.description, MAX_FIELD_BYTES),
+        )
+        if bad.ByteSize() + len(field.encode()) + len(description.encode()) + 12 > room:
+            break
+        bad.field_violations.add(field=field, description=description)
+    return bad
 
 
 def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> PhantomError:
@@ -129,4 +143,6 @@ def _text(value: object) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    """At most `limit` bytes of UTF-8."""
+    raw = text.encode("utf-8", "replace")
+    return raw.decode() if len(raw) <= limit else f"{raw[: limit - 3].decode('utf-8', 'ignore')}…"
