@@ -1,0 +1,59 @@
+"""Which of Postgres's failures are temporary: they become `Unavailable`; every other one passes as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from phantom_platform.errors import Unavailable
+
+# SQLSTATE classes and codes after which the same work may succeed when it is done again.
+_AWAY = ("08", "53", "57P01", "57P02", "57P03", "57P05", "25006", "58030")
+_REPEAT = ("40001", "40P01", "55P03", "57014")
+RETRY_AFTER_S = 0.5
+
+
+def unavailable(error: BaseException) -> Unavailable | None:
+    """The `Unavailable` that `error` of asyncpg means, or None where it is permanent or not Postgres's."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        if state.startswith(_REPEAT):
+            return Unavailable(
+                "The transaction collided with another one or took too long; repeat it.",
+                code="transaction_interrupted",
+                retry_after_s=0.05,
+                sqlstate=state,
+            )
+        if not state.startswith(_AWAY) and not isinstance(error, asyncpg.PostgresConnectionError):
+            return None
+    elif not _is_lost_connection(error):
+        return None
+    reason = str(error) or type(error).__name__
+    return Unavailable(
+        f"Postgres is away: {reason}", code="postgres_unavailable", retry_after_s=RETRY_AFTER_S
+    )
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.InterfaceError):
+        # asyncpg says so in words only; wrong arguments are InterfaceErrors too.
+        return any(word in str(error) for word in ("closed", "closing", "released back", "terminated"))
+    return False
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Around calls into asyncpg only: there an OSError or a timeout is the connection's."""
+    try:
+        yield
+    except (OSError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        raise Unavailable(
+            f"Postgres is away: {reason}", code="postgres_unavailable", retry_after_s=RETRY_AFTER_S
+        ) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if (temporary := unavailable(error)) is not None:
+            raise temporary from error
+        raise
