@@ -8,12 +8,12 @@ from typing import Literal
 from phantom_runtimes.errors import Invalid
 
 Format = Literal["xgboost-json", "xgboost-ubj", "onnx", "skops", "pickle"]
-Framework = Literal["xgboost", "onnx", "sklearn"]
+Framework = Literal["xgboost", "onnx", "scikit-learn"]
 
 FRAMEWORKS: dict[Framework, tuple[Format, ...]] = {
     "xgboost": ("xgboost-json", "xgboost-ubj"),
     "onnx": ("onnx",),
-    "sklearn": ("skops", "pickle"),
+    "scikit-learn": ("skops", "pickle"),
 }
 _UBJ_LENGTHS = b"iUIlL"  # markers of the integer types that may start a key's length
 _COMPRESSED = (

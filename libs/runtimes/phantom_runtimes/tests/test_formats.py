@@ -58,7 +58,7 @@ def test_a_model_of_another_framework_is_refused_by_name(boosters, folder):
     with pytest.raises(Invalid, match="the artifact is xgboost-ubj, but was registered as onnx") as caught:
         load(folder / "binary.ubj", "onnx", NUMBERS)
     assert caught.value.code == "wrong_format"
-    with pytest.raises(Invalid, match="there are xgboost, onnx, sklearn") as caught:
+    with pytest.raises(Invalid, match="there are xgboost, onnx, scikit-learn") as caught:
         load(folder / "binary.ubj", "tensorflow", NUMBERS)
     assert caught.value.code == "unknown_framework"
 

@@ -58,7 +58,7 @@ def fitted(data):
 def test_a_classifier_in_the_safe_format_answers_as_it_does_itself(name, fitted, tmp_path):
     matrix, models = fitted
     skops.io.dump(models[name], tmp_path / "m")
-    found = load(tmp_path / "m", "sklearn", NUMBERS).predict(matrix)
+    found = load(tmp_path / "m", "scikit-learn", NUMBERS).predict(matrix)
     # the model's classes are sorted: late, on_time; the schema's are on_time, late
     np.testing.assert_allclose(found.probabilities[:, ::-1], models[name].predict_proba(matrix), atol=1e-6)
     np.testing.assert_allclose(found.scores, models[name].predict_proba(matrix)[:, 0], atol=1e-6)
@@ -71,17 +71,17 @@ def test_a_classifier_in_the_safe_format_answers_as_it_does_itself(name, fitted,
 def test_a_regression_model_answers_as_it_does_itself(model, data, tmp_path):
     model.fit(*data)
     skops.io.dump(model, tmp_path / "m")
-    found = load(tmp_path / "m", "sklearn", VALUE).predict(data[0].astype(np.float64))
+    found = load(tmp_path / "m", "scikit-learn", VALUE).predict(data[0].astype(np.float64))
     np.testing.assert_allclose(found.values, model.predict(data[0].astype(np.float64)), rtol=1e-9)
 
 
 def test_numbered_classes_mean_the_schemas_labels_in_order(data, tmp_path):
     three = np.digitize(data[1], [-0.5, 0.5])
     skops.io.dump(GaussianNB().fit(data[0], three), tmp_path / "m")
-    found = load(tmp_path / "m", "sklearn", THREE).predict(data[0])
+    found = load(tmp_path / "m", "scikit-learn", THREE).predict(data[0])
     assert set(found.labels.tolist()) <= {0, 1, 2}
     with pytest.raises(Invalid, match="its schema lists") as caught:
-        load(tmp_path / "m", "sklearn", NUMBERS)
+        load(tmp_path / "m", "scikit-learn", NUMBERS)
     assert caught.value.code == "schema_mismatch"
 
 
@@ -91,9 +91,9 @@ def test_a_pickle_is_loaded_only_where_the_operator_allows_it(dump, fitted, tmp_
     path = tmp_path / "model.skops"  # the name does not help it
     dump(models["pipeline"], path)
     with pytest.raises(Invalid, match="executes code as it loads") as caught:
-        load(path, "sklearn", NUMBERS)
+        load(path, "scikit-learn", NUMBERS)
     assert caught.value.code == "pickle_not_allowed"
-    found = load(path, "sklearn", NUMBERS, allow_pickle=True).predict(matrix)
+    found = load(path, "scikit-learn", NUMBERS, allow_pickle=True).predict(matrix)
     np.testing.assert_allclose(found.scores, models["pipeline"].predict_proba(matrix)[:, 0], atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_a_pickle_is_loaded_only_where_the_operator_allows_it(dump, fitted, tmp_
 def test_a_type_that_is_not_on_the_list_is_refused_by_name(model, named, data, tmp_path):
     skops.io.dump(model.fit(data[0], data[1] > 0), tmp_path / "m")
     with pytest.raises(Invalid, match=named) as caught:
-        load(tmp_path / "m", "sklearn", NUMBERS)
+        load(tmp_path / "m", "scikit-learn", NUMBERS)
     assert caught.value.code == "unsupported_model"
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_names_a_function_of_the_system_is_refused(fitted, tmp_path)
         }  # fmt: skip
 
     with pytest.raises(Invalid, match=r"holds posix\.system"):
-        load(rewritten(tmp_path / "m", change), "sklearn", NUMBERS)
+        load(rewritten(tmp_path / "m", change), "scikit-learn", NUMBERS)
 
 
 @pytest.mark.parametrize("field", ["left_child", "right_child", "feature"])
@@ -161,23 +161,23 @@ def test_a_tree_that_points_outside_itself_is_refused(name, value, field, fitted
 
     path = rewritten(tmp_path / "m", change)
     if field == "feature" and value == 0:
-        load(path, "sklearn", NUMBERS)  # another feature, but one that there is
+        load(path, "scikit-learn", NUMBERS)  # another feature, but one that there is
         return
     with pytest.raises(Invalid) as caught:
-        load(path, "sklearn", NUMBERS)
+        load(path, "scikit-learn", NUMBERS)
     assert caught.value.code == "corrupt_model"
 
 
 def test_a_model_that_gives_no_probabilities_or_has_another_width_is_refused(fitted, data, tmp_path):
     skops.io.dump(LinearRegression().fit(*data), tmp_path / "linear")
     with pytest.raises(Invalid, match="no predict_proba"):
-        load(tmp_path / "linear", "sklearn", NUMBERS)
+        load(tmp_path / "linear", "scikit-learn", NUMBERS)
     skops.io.dump(fitted[1]["bayes"], tmp_path / "bayes")
     with pytest.raises(Invalid, match="the schema says regression"):
-        load(tmp_path / "bayes", "sklearn", VALUE)
+        load(tmp_path / "bayes", "scikit-learn", VALUE)
     narrow = NUMBERS.model_copy(update={"features": NUMBERS.features[:4]})
     with pytest.raises(Invalid, match="takes 6 features, its schema lists 4"):
-        load(tmp_path / "bayes", "sklearn", narrow)
+        load(tmp_path / "bayes", "scikit-learn", narrow)
 
 
 def test_a_damaged_file_is_refused(fitted, tmp_path):
@@ -188,4 +188,4 @@ def test_a_damaged_file_is_refused(fitted, tmp_path):
         with contextlib.suppress(
             Invalid
         ):  # any other error fails the test; damage that changes nothing loads
-            load(tmp_path / "m", "sklearn", NUMBERS)
+            load(tmp_path / "m", "scikit-learn", NUMBERS)
