@@ -187,6 +187,9 @@ class Producer:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
                 continue
+            except asyncio.CancelledError:
+                await _abandon(inner)
+                raise
             self._lost.clear()
             self._inner, delay = inner, 0.1
             self._connected.set()

@@ -114,7 +114,7 @@ def _run_branch(connection: Connection, script: ScriptDirectory, schema: str, ta
     with EnvironmentContext(Config(), script) as environment:
         environment.configure(
             connection=connection,
-            fn=lambda revision, _: script._upgrade_revs(target, revision),  # type: ignore[arg-type]
+            fn=lambda revision, _: script._upgrade_revs(target, revision),
             version_table=VERSION_TABLE,
             version_table_schema=schema,
             transaction_per_migration=True,
