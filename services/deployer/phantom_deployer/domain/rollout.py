@@ -1,0 +1,240 @@
+"""What callers may do to a deployment, and when not.
+
+Each function returns the deployment as it is afterwards and what happened; or raises a named refusal.
+`used` maps revisions of running experiments to the experiment's id: those may not be taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from phantom_contracts.schema import endpoint_schema
+from phantom_deployer.domain import facts, schemas
+from phantom_deployer.domain.deployment import (
+    CANDIDATE,
+    Deployment,
+    ModelVersion,
+    Revision,
+    new_salt,
+)
+from phantom_deployer.domain.facts import Fact
+from phantom_platform.errors import Refused
+from phantom_statistics.assignment import BUCKETS, reallocate
+
+Outcome = tuple[Deployment, tuple[Fact, ...]]
+
+
+def create(
+    *,
+    workspace: str,
+    deployment_id: str,
+    environment: str,
+    model: ModelVersion,
+    replicas: int,
+    hash_field: str,
+    aliases: tuple[str, ...],
+    now: datetime,
+    created_by: str,
+    entropy: str,
+    buried: Deployment | None = None,
+) -> Outcome:
+    """A new deployment. Where one of that name was deleted (`buried`), its numbers go on."""
+    number = buried.next_number if buried else 1
+    revision = Revision(f"{deployment_id}.{number}", number, model)
+    deployment = Deployment(
+        workspace=workspace,
+        id=deployment_id,
+        environment=environment,
+        model_id=model.model_id,
+        replicas=replicas,
+        hash_field=hash_field,
+        created_at=now,
+        created_by=created_by,
+        salt=new_salt(deployment_id, number, entropy),
+        stable=revision.id,
+        next_number=number + 1,
+        aliases=aliases,
+        route_version=buried.route_version if buried else 0,
+        version=buried.version if buried else 0,
+        revisions=(revision,),
+    )
+    return deployment, (facts.Created(model.version, replicas), facts.Added(revision.id))
+
+
+def add_revision(
+    deployment: Deployment,
+    model: ModelVersion,
+    *,
+    bp: int,
+    vouched: bool,
+    entropy: str,
+    used: Mapping[str, str],
+) -> Outcome:
+    """The version becomes the candidate; the stable revision where that one could not be started."""
+    _check_not_deleting(deployment)
+    stable = deployment.stable_revision
+    if stable is None or stable.phase == "failed":
+        return _replace_stable(deployment, model, bp, entropy)
+    live = deployment.candidate_revision
+    if live is not None and live.phase in ("pending", "ready"):
+        raise Refused(
+            f"{live.id} (version {live.model.version}) is the live candidate of {deployment.id}; promote it, roll it "
+            "back, or wait, before deploying another version",
+            code="candidate_live",
+            candidate=live.id,
+        )
+    endpoint = deployment.schema or endpoint_schema([stable.model.model_schema])
+    schemas.check_features(model.model_schema, endpoint, vouched=vouched)
+    if live is not None:
+        deployment = _withdraw(deployment, live, used, f"replaced by version {model.version}")
+    revision = _next_revision(deployment, model)
+    note = schemas.differences(model.model_schema, stable.model.model_schema)
+    revision = replace(revision, reason=note)
+    deployment = replace(
+        deployment.with_revision(revision),
+        candidate=revision.id,
+        next_number=revision.number + 1,
+        allocations=(),
+        pending_bp=bp,
+        salt=new_salt(deployment.id, revision.number, entropy),
+    )
+    return deployment, (facts.Added(revision.id, note),)
+
+
+def set_weight(deployment: Deployment, bp: int) -> Outcome:
+    """The candidate's share, up or down. A rolled-back candidate that gets traffic again is ready again."""
+    candidate = _candidate(deployment)
+    _check_has_been_ready(candidate)
+    previous = deployment.candidate_bp
+    allocations = reallocate(deployment.allocations, {CANDIDATE: bp} if bp else {})
+    if bp and candidate.phase == "rolled_back":
+        deployment = deployment.with_revision(replace(candidate, phase="ready", reason=""))
+    deployment = replace(deployment, allocations=allocations, pending_bp=0)
+    if previous == bp:
+        return deployment, ()
+    return deployment, (facts.WeightSet(candidate.id, bp, previous),)
+
+
+def complete(deployment: Deployment, used: Mapping[str, str]) -> Outcome:
+    """The candidate becomes the stable revision; the old one is withdrawn afterwards."""
+    candidate = _candidate(deployment)
+    _check_has_been_ready(candidate)
+    if candidate.phase == "rolled_back":
+        raise Refused(
+            f"{candidate.id} was rolled back; give it traffic again with SetCanaryWeight before completing",
+            code="candidate_rolled_back",
+            candidate=candidate.id,
+        )
+    previous = deployment.stable
+    old = deployment.stable_revision
+    if old is not None:
+        deployment = _withdraw(deployment, old, used, f"replaced by {candidate.id}")
+    deployment = replace(deployment, stable=candidate.id, candidate="", allocations=(), pending_bp=0)
+    return deployment, (facts.Completed(candidate.id, previous),)
+
+
+def roll_back(deployment: Deployment, *, remove: bool, reason: str, used: Mapping[str, str]) -> Outcome:
+    """No traffic to the candidate; with `remove` it is withdrawn."""
+    candidate = _candidate(deployment)
+    happened: tuple[Fact, ...] = ()
+    if candidate.phase != "rolled_back":
+        happened = (facts.RolledBack(candidate.id, reason or "asked for"),)
+    deployment = replace(deployment, allocations=(), pending_bp=0)
+    if remove or candidate.phase == "failed" or not candidate.was_ready:
+        deployment = _withdraw(deployment, candidate, used, reason or "rolled back")
+        return replace(deployment, candidate=""), happened
+    rolled_back = replace(candidate, phase="rolled_back", reason=reason or "rolled back")
+    return deployment.with_revision(rolled_back), happened
+
+
+def scale(deployment: Deployment, replicas: int) -> Outcome:
+    """Another number of replicas for every live revision."""
+    _check_not_deleting(deployment)
+    return replace(deployment, replicas=replicas), ()
+
+
+def delete(deployment: Deployment, used: Mapping[str, str]) -> Outcome:
+    """The route goes at once, the replicas once no gateway uses it."""
+    if deployment.is_deleting:
+        return deployment, ()
+    for each in deployment.revisions:
+        if each.phase != "withdrawn":
+            deployment = _withdraw(deployment, each, used, "the deployment is deleted")
+    return replace(deployment, is_deleting=True, allocations=(), pending_bp=0), ()
+
+
+def basis_points(percent: float) -> int:
+    """Percent to basis points, one a bucket. Raises Refused on what is finer than 0.01 %."""
+    bp = round(percent * 100)
+    if abs(percent * 100 - bp) > 1e-6 or not 0 <= bp <= BUCKETS:
+        raise Refused(
+            f"{percent} is not a share in steps of 0.01 from 0 to 100 percent",
+            code="percent_not_representable",
+        )
+    return bp
+
+
+def _candidate(deployment: Deployment) -> Revision:
+    _check_not_deleting(deployment)
+    candidate = deployment.candidate_revision
+    if candidate is None:
+        raise Refused(
+            f"{deployment.id} has no candidate; deploy another version of {deployment.model_id} first",
+            code="no_candidate",
+        )
+    return candidate
+
+
+def _check_has_been_ready(candidate: Revision) -> None:
+    if not candidate.was_ready:
+        state = "could not be started" if candidate.phase == "failed" else "is not ready yet"
+        raise Refused(
+            f"{candidate.id} {state}{': ' if candidate.reason else ''}{candidate.reason}",
+            code="candidate_not_ready",
+            candidate=candidate.id,
+        )
+
+
+def _check_not_deleting(deployment: Deployment) -> None:
+    if deployment.is_deleting:
+        raise Refused(
+            f"{deployment.id} is being deleted; wait until it is gone, then deploy it anew",
+            code="deployment_deleting",
+        )
+
+
+def _withdraw(deployment: Deployment, revision: Revision, used: Mapping[str, str], reason: str) -> Deployment:
+    if revision.id in used:
+        raise Refused(
+            f"{revision.id} is used by the running experiment {used[revision.id]}; stop or conclude it first",
+            code="revision_in_experiment",
+            revision=revision.id,
+            experiment=used[revision.id],
+        )
+    return deployment.with_revision(replace(revision, phase="withdrawing", reason=reason))
+
+
+def _next_revision(deployment: Deployment, model: ModelVersion) -> Revision:
+    number = deployment.next_number
+    return Revision(f"{deployment.id}.{number}", number, model)
+
+
+def _replace_stable(deployment: Deployment, model: ModelVersion, bp: int, entropy: str) -> Outcome:
+    if bp:
+        raise Refused(
+            f"{deployment.id} has no stable revision to compare a canary with; deploy without canary_percent",
+            code="stable_not_ready",
+        )
+    failed = deployment.stable_revision
+    if failed is not None:
+        deployment = deployment.with_revision(replace(failed, phase="withdrawing"))
+    revision = _next_revision(deployment, model)
+    deployment = replace(
+        deployment.with_revision(revision),
+        stable=revision.id,
+        next_number=revision.number + 1,
+        salt=new_salt(deployment.id, revision.number, entropy),
+    )
+    return deployment, (facts.Added(revision.id, "the first revision could not be started"),)
