@@ -52,8 +52,10 @@ class Call:
         return maximum_s if remaining is None else min(remaining, maximum_s)
 
 
-async def identify(call: Call, verifier: TokenVerifier) -> Caller:
+async def identify(call: Call, verifier: TokenVerifier | None) -> Caller:
     """The caller that the bearer token proves, acting in the workspace that the metadata names."""
+    if verifier is None:
+        raise Unauthenticated("this server checks no tokens", code="no_verifier")
     token = _bearer(call.text(AUTHORIZATION_KEY))
     identity = await verifier.verify(token)
     workspace = call.text(WORKSPACE_KEY) or DEFAULT_WORKSPACE

@@ -43,7 +43,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Guard:
     """Wraps the handlers of a server. `max_unary_s` bounds unary calls; streams last as long as clients let them."""
 
-    def __init__(self, verifier: TokenVerifier, metrics: RpcMetrics, max_unary_s: float) -> None:
+    def __init__(self, verifier: TokenVerifier | None, metrics: RpcMetrics, max_unary_s: float) -> None:
         self._verifier = verifier
         self._metrics = metrics
         self._max_unary_s = max_unary_s

@@ -44,7 +44,8 @@ def message_options(max_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]
 class GrpcServer:
     """A part. Mistakes in the services' set-up are raised here, before anything listens.
 
-    `unready` names the reasons against sending work (`Application.unready`); health answers by it.
+    `verifier` may be None where every method is public. `unready` names the reasons against sending work
+    (`Application.unready`); health answers by it.
     """
 
     name = "grpc server"
@@ -55,7 +56,7 @@ class GrpcServer:
         *,
         host: str,
         port: int,
-        verifier: TokenVerifier,
+        verifier: TokenVerifier | None,
         registry: CollectorRegistry,
         unready: Callable[[], Mapping[str, str]] = dict,
         limits: ServerLimits = _LIMITS,
@@ -68,6 +69,8 @@ class GrpcServer:
             raise ServicerError(
                 "a service is served twice; dead letters of several services share one servicer"
             )
+        if verifier is None:
+            _check_public(servicers)
         guard = Guard(verifier, RpcMetrics(registry), limits.max_unary_s)
         self._handlers = [_guarded(each, guard) for each in servicers]
         self._health = Health(self._services, unready)
@@ -101,6 +104,15 @@ class GrpcServer:
         self._health.stop()
         if self._server is not None:
             await self._server.stop(self._limits.drain_s)
+
+
+def _check_public(servicers: Sequence[Servicer]) -> None:
+    for servicer in servicers:
+        for method in methods_of(servicer.full_service_name).values():
+            if not method.is_public:
+                raise ServicerError(
+                    f"{method.path} needs {method.permission}, so the server needs a verifier"
+                )
 
 
 def _guarded(servicer: Servicer, guard: Guard) -> grpc.GenericRpcHandler:

@@ -19,7 +19,7 @@ REDACTED = "[redacted]"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _SECRET_NAME = re.compile(
-    r"(passw|secret|token|authorization|credential|api_?key|private_?key|cookie|dsn)", re.I
+    r"(passw|secret|token|authorization|credential|api[-_]?key|private[-_]?key|cookie|dsn)", re.I
 )
 _SECRET_TEXT = re.compile(
     r"(?P<bearer>[Bb]earer\s+)[A-Za-z0-9._~+/=-]+"
