@@ -3,9 +3,9 @@
 The interceptor of a mutating RPC sets `audit_context`. The unit of work, as it commits, asks
 `audit_context.get()`; where there is one that is not `recorded`, it adds `context.event(now)` to the same
 transaction's outbox (topic AUDIT, key = principal) and, after COMMIT, sets `recorded`. A use case names what
-it changed with `audit.resource("default/fraud-detection")`. The interceptor logs and counts a mutating call
-that changed something unaudited, and writes refusals through the service's `AuditSink` in a transaction of
-their own (`outcome="refused"`).
+it changed with `audit.resource("default/fraud-detection")`. The interceptor counts mutating calls that left no
+record (`testing.audit.assert_audited` looks at that), and writes refusals through the service's `AuditSink` in a
+transaction of their own (`outcome="refused"`).
 """
 
 from __future__ import annotations

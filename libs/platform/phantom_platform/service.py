@@ -7,9 +7,11 @@ One service's composition root is one function, and it makes neither the gRPC se
         app = Application("registry")
         database = app.add(Database(context.postgres_dsn, "registry", migrations=MIGRATIONS,
                                     clock=context.clock, source="phantom/registry"))
-        app.add(OutboxRelay(database, context.producer))
+        app.add(OutboxRelay(database, context.producer, registry=context.registry))
         service = Registry(PostgresRegistry(database), context.clock, …)
-        app.add(Consumers(router(service), database, context.kafka_bootstrap, context.clock))
+        routes = router(service)
+        app.add(Consumers(routes, database, context.kafka_bootstrap, context.clock, registry=context.registry))
+        context.dead_letters.append(DeadLetters(routes, database, context.clock))
         app.servicers.append(rpc.servicer(add_RegistryServiceServicer_to_server, RegistryRpc(service),
                                           "phantom.registry.v1.RegistryService",
                                           audit=rpc.DatabaseAuditSink(database)))
@@ -26,13 +28,14 @@ One service's composition root is one function, and it makes neither the gRPC se
         lambda context: registry.build(context, RegistrySettings())))
 
 `phantom_platform.standalone.standalone` makes the context from the environment, starts what is shared (topics,
-producer, token keys), then the services' parts in the order given, then the gRPC server with all servicers,
-then the metrics server. Tests make a `ServiceContext` themselves and call the same `build`.
+producer, token keys), then the services' parts in the order given, then the gRPC server with all servicers
+(and one DeadLetterService for every service with `dead_letters`), then the metrics server. Tests make a
+`ServiceContext` themselves and call the same `build`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,7 @@ from phantom_platform.identity.tokens import TokenVerifier
 from phantom_platform.rpc.client import TokenSource
 
 if TYPE_CHECKING:
+    from phantom_platform.deadletters import DeadLetters
     from phantom_platform.kafka import Producer
 
 
@@ -62,6 +66,8 @@ class ServiceContext:
     registry: CollectorRegistry
     producer: Producer
     verifier: TokenVerifier
+    # A service with consumers appends its own; one servicer in front of the process serves them all.
+    dead_letters: list[DeadLetters] = field(default_factory=list)
 
     @property
     def secrets_dir(self) -> Path:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
-from phantom_contracts import topics
 from prometheus_client import CollectorRegistry
 
+from phantom_contracts import topics
 from phantom_platform.clock import SystemClock
+from phantom_platform.deadletters_rpc import dead_letter_servicer
+from phantom_platform.errors import Unavailable
 from phantom_platform.identity.feed import key_projection
 from phantom_platform.identity.keys import KeySet
 from phantom_platform.identity.tokens import TokenVerifier
 from phantom_platform.kafka import Producer, ensure_topics
-from phantom_platform.lifecycle import Application, Readiness
+from phantom_platform.lifecycle import Application, Readiness, Task
 from phantom_platform.rpc.server import GrpcServer
 from phantom_platform.service import ServiceContext
 from phantom_platform.settings import (
@@ -25,22 +29,46 @@ from phantom_platform.settings import (
 from phantom_platform.telemetry import logs, tracing
 from phantom_platform.telemetry.http import MetricsServer
 
+log = logs.get(__name__)
+
+TOPICS_RETRY_S = 2.0
+
 Build = Callable[[ServiceContext], Application]
 
 
 class Topics:
-    """A part that makes the catalogue's topics as they should be, before anybody reads or writes one."""
+    """A part that makes the catalogue's topics as they should be. While Kafka is away it goes on trying.
+
+    A topic that exists with other partitions stops the process (`Refused`).
+    """
 
     name = "topics"
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
+        self._task = Task("topics", self._keep_trying)
+        self.are_there = False
 
     async def start(self) -> None:
-        await ensure_topics(self._bootstrap, topics.CATALOGUE)
+        try:
+            await self._ensure()
+        except Unavailable as error:
+            log.warning("topics wait for Kafka", action="topics_wait", reason=str(error))
+            await self._task.start()
 
     async def stop(self) -> None:
-        """Topics stay."""
+        await self._task.stop()
+
+    async def _ensure(self) -> None:
+        await ensure_topics(self._bootstrap, topics.CATALOGUE)
+        self.are_there = True
+
+    async def _keep_trying(self) -> None:
+        while not self.are_there:
+            await asyncio.sleep(TOPICS_RETRY_S)
+            with suppress(Unavailable):
+                await self._ensure()
+        await asyncio.Event().wait()  # a task that returned would count as dead
 
 
 def standalone(name: str, *builds: Build) -> Application:
@@ -52,6 +80,8 @@ def standalone(name: str, *builds: Build) -> Application:
     context = _shared(app, name)
     for build in builds:
         app.merge(build(context))
+    if context.dead_letters:
+        app.servicers.append(dead_letter_servicer(context.dead_letters))
     _doors(app, context, telemetry.metrics_port)
     return app
 
@@ -59,9 +89,11 @@ def standalone(name: str, *builds: Build) -> Application:
 def _shared(app: Application, name: str) -> ServiceContext:
     bootstrap, data_dir, clock = KafkaSettings().bootstrap, DataSettings().data_dir, SystemClock()
     keys = KeySet()
-    app.add(Topics(bootstrap))
+    made = app.add(Topics(bootstrap))
     producer = app.add(Producer(bootstrap, client_id=f"phantom-{name}"))
-    app.add(key_projection(keys, bootstrap, data_dir / "run" / f"{name}.keys.snapshot"))
+    registry = CollectorRegistry()
+    app.add(key_projection(keys, bootstrap, data_dir / "run" / f"{name}.keys.snapshot", registry))
+    app.readiness["topics"] = lambda: Readiness(made.are_there, "Kafka is away: topics are not checked yet")
     app.readiness["keys"] = lambda: Readiness(len(keys) > 0, "no key that verifies tokens is known yet")
     return ServiceContext(
         kafka_bootstrap=bootstrap,
@@ -69,7 +101,7 @@ def _shared(app: Application, name: str) -> ServiceContext:
         control_address=GrpcSettings().address,
         data_dir=data_dir,
         clock=clock,
-        registry=CollectorRegistry(),
+        registry=registry,
         producer=producer,
         verifier=TokenVerifier(keys, clock),
     )
@@ -77,9 +109,10 @@ def _shared(app: Application, name: str) -> ServiceContext:
 
 def _doors(app: Application, context: ServiceContext, metrics_port: int | None) -> None:
     grpc = GrpcSettings()
+    dead_letters = [dead_letter_servicer(app.dead_letters)] if app.dead_letters else []
     app.add(
         GrpcServer(
-            app.servicers,
+            [*app.servicers, *dead_letters],
             host=grpc.host,
             port=grpc.port,
             verifier=context.verifier,

@@ -36,7 +36,7 @@ def build(
     )
     principals, keyring = PostgresPrincipals(database), Keyring(context.secrets_dir / SIGNING_KEY_FILE)
     passwords = passwords or Passwords()
-    app.add(OutboxRelay(database, context.producer))
+    app.add(OutboxRelay(database, context.producer, registry=context.registry))
     app.add(Bootstrap(principals, passwords, keyring, context.secrets_dir))
     governance = Governance(
         principals,

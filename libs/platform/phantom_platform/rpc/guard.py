@@ -151,7 +151,7 @@ class Guard:
         self._metrics.mutated.labels(**labels).inc()
         if not context.recorded:
             self._metrics.unaudited.labels(**labels).inc()
-            log.warning("mutating call left no audit record", action="rpc_unaudited", method=call.method.path)
+            log.debug("mutating call left no audit record", action="rpc_unaudited", method=call.method.path)
 
     async def _audit_refusal(self, call: Call, error: PhantomError) -> None:
         is_forbidden = call.code is grpc.StatusCode.PERMISSION_DENIED

@@ -29,7 +29,7 @@ class RpcMetrics:
         )
         self.unaudited = Counter(
             "phantom_rpc_unaudited",
-            "Mutating calls that succeeded without an audit record; always 0.",
+            "Mutating calls that succeeded without an audit record: repeats that changed nothing, or a mistake.",
             by_method,
             registry=registry,
         )

@@ -41,6 +41,8 @@ SERVICE_PERMISSIONS: dict[str, tuple[str, ...]] = {
     ),
     "monitor": ("deployments:read", "models:read", "monitoring:read", "users:read-self"),
     "gateway": ("deployments:read", "models:read", "users:read-self"),
+    # `up`, which makes the environment of a new local stack
+    "local": ("environments:read", "environments:write", "users:read-self"),
 }
 """The services that have a key, and the least that each needs."""
 
