@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from phantom_contracts.topics import PREDICTION_BATCH_TYPE, PREDICTIONS
 from phantom_inference_gateway.batches import Batch
+from phantom_inference_gateway.endable import EndableProducer
 from phantom_inference_gateway.segments import Segment
 from phantom_inference_gateway.spill import Spill, SpillLane
 from phantom_platform.cloudevents import Headers
@@ -36,7 +35,6 @@ MAX_HANDED_BYTES = 1_800_000
 """Batches of one partition merge into one Kafka batch while they wait; the topic takes 2 MiB."""
 _MERGED_BYTES = 1_900_000
 _SEND_PATIENCE_S = 5.0
-_END_PATIENCE_S = 5.0
 _MAX_BACKOFF_S = 2.0
 
 
@@ -100,7 +98,7 @@ class Lane:
         """Look again for something to send."""
         self._wake.set()
 
-    def take_back(self, producer: AIOKafkaProducer) -> None:
+    def take_back(self, producer: EndableProducer) -> None:
         """`producer` is gone: what it had not had acknowledged is to be sent again, marked."""
         returned = [item for item in self._handed if item.producer is producer]
         self._handed = [item for item in self._handed if item.producer is not producer]
@@ -194,7 +192,7 @@ class Lane:
         self.is_changed.set()
         return None
 
-    async def _hand(self, producer: AIOKafkaProducer, item: _Item) -> bool:
+    async def _hand(self, producer: EndableProducer, item: _Item) -> bool:
         """Whether the producer took it. It stays the first of the waiting until then."""
         batch = item.batch
         try:
@@ -221,7 +219,7 @@ class Lane:
         future.add_done_callback(lambda done: self._on_done(item, producer, done))
         return True
 
-    def _on_done(self, item: _Item, producer: AIOKafkaProducer, done: asyncio.Future[Any]) -> None:
+    def _on_done(self, item: _Item, producer: EndableProducer, done: asyncio.Future[Any]) -> None:
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         if item not in self._handed:  # returned meanwhile
             return
@@ -278,14 +276,14 @@ class Connection:
         self._bootstrap = bootstrap
         self._client_id = client_id
         self._request_timeout_s = request_timeout_s
-        self.producer: AIOKafkaProducer | None = None
+        self.producer: EndableProducer | None = None
         self.stats = DeliveryStats()
         self._broken = asyncio.Event()
         self.on_connected: Callable[[], None] = lambda: None
-        self.on_ended: Callable[[AIOKafkaProducer], None] = lambda _: None
+        self.on_ended: Callable[[EndableProducer], None] = lambda _: None
         self.task = Task("prediction-log:connection", self._run)
 
-    def replace(self, producer: AIOKafkaProducer, error: BaseException) -> None:
+    def replace(self, producer: EndableProducer, error: BaseException) -> None:
         """This producer failed a batch; it must send no other."""
         if producer is not self.producer:
             return
@@ -298,7 +296,7 @@ class Connection:
         """End the producer, acknowledged or not."""
         await self.task.stop()
         if self.producer is not None:
-            await end(self.producer)
+            await self.producer.end()
             self.producer = None
 
     async def _run(self) -> None:
@@ -308,10 +306,10 @@ class Connection:
             self.on_connected()
             await self._broken.wait()
             self._broken.clear()
-            await end(self._retired)
+            await self._retired.end()
             self.on_ended(self._retired)
 
-    async def _connected(self) -> AIOKafkaProducer:
+    async def _connected(self) -> EndableProducer:
         delay = 0.1
         while True:
             producer = self._make()
@@ -321,16 +319,16 @@ class Connection:
                     await producer.partitions_for(PREDICTIONS.name)
                 return producer
             except (KafkaError, OSError, TimeoutError) as error:
-                await end(producer)
+                await producer.end()
                 log.warning("waiting for Kafka", action="kafka_wait", reason=repr(error))
             except asyncio.CancelledError:
-                await end(producer)
+                await producer.end()
                 raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, _MAX_BACKOFF_S)
 
-    def _make(self) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
+    def _make(self) -> EndableProducer:
+        return EndableProducer(
             bootstrap_servers=self._bootstrap,
             client_id=self._client_id,
             acks="all",
@@ -341,25 +339,6 @@ class Connection:
             request_timeout_ms=int(self._request_timeout_s * 1000),
             retry_backoff_ms=250,
         )
-
-
-async def end(producer: AIOKafkaProducer) -> None:
-    """Stop a producer for good: unlike its own `stop`, this never waits for what it has not sent.
-
-    aiokafka has no call for it: a `stop` that is given up leaves the sender running, which would send later.
-    What the operating system has accepted may still arrive; hence `maybe_sent`.
-    """
-    producer._closed = True
-    sender = producer._sender.sender_task
-    if sender is not None:
-        sender.cancel()
-    for connection in list(producer.client._conns.values()):
-        with suppress(AttributeError):
-            connection._writer.transport.abort()
-    with suppress(TimeoutError, KafkaError, OSError):
-        await asyncio.wait_for(producer.client.close(), _END_PATIENCE_S)
-    if sender is not None:
-        await asyncio.wait([sender], timeout=_END_PATIENCE_S)
 
 
 def headers_of(batch: Batch) -> Headers:

@@ -21,13 +21,13 @@ from collections import deque
 from collections.abc import Collection
 from pathlib import Path
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import DefaultPartitioner
 
 from phantom_contracts.topics import PREDICTIONS
 from phantom_inference_gateway.batches import MAX_BLOCK_BYTES, MAX_ROWS, Batch, BatchBuilder, parts_of
 from phantom_inference_gateway.calls import Entry, Part
 from phantom_inference_gateway.deliveries import Connection, DeliveryStats, Lane
+from phantom_inference_gateway.endable import EndableProducer
 from phantom_inference_gateway.spill import Spill
 from phantom_platform.lifecycle import Task
 from phantom_platform.telemetry import logs
@@ -316,7 +316,7 @@ class PredictionLog:
         if taken:
             self._wake()
 
-    def _take_back(self, producer: AIOKafkaProducer) -> None:
+    def _take_back(self, producer: EndableProducer) -> None:
         for lane in self._lanes:
             lane.take_back(producer)
 

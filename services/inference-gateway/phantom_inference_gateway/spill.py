@@ -28,6 +28,8 @@ log = logs.get(__name__)
 SEGMENT_BYTES = 8 * 1024 * 1024
 # Room before it for segments that must be sent earlier.
 _FIRST_ORDER = 500_000_000_000
+_OVERHEAD_BYTES = 400  # of a record and of a file, at most, beside the value
+_NEVER_FULL = 1 << 62
 
 
 class SpillLane:
@@ -50,7 +52,8 @@ class SpillLane:
 
     def append(self, batch: Batch) -> None:
         """Put it last. Raises OSError."""
-        self._spill.bytes += self._tail().append(batch)
+        tail = self._tail()
+        self._spill.bytes += tail.append(batch)
 
     def push_front(self, batches: list[Batch]) -> Segment:
         """Make batches durable again that were handed over; they stay with the caller, who sends them.
@@ -149,6 +152,7 @@ class Spill:
     def __init__(self, folder: Path, partitions: int, limit_bytes: int) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
+        self._full_at = _NEVER_FULL
         # On disk now.
         self.bytes = 0
         # Batches that could not be read back.
@@ -177,8 +181,15 @@ class Spill:
             self.lanes[segment.partition]._recover(segment)
 
     def has_room(self, size: int) -> bool:
-        """Whether a new batch of so many bytes is within the bound."""
-        return self.bytes + size <= self.limit_bytes
+        """Whether a new batch of so many bytes is within the bound.
+
+        Once one did not fit none does until something was sent, so that what is lost is one stretch.
+        """
+        if self.bytes + size + _OVERHEAD_BYTES > self.limit_bytes:
+            self._full_at = min(self._full_at, self.bytes)
+        elif self.bytes < self._full_at:
+            self._full_at = _NEVER_FULL
+        return self._full_at == _NEVER_FULL
 
     def take_over(self, other: Path) -> int:
         """Move the segments of a folder that no process holds into this one; how many. Raises OSError."""
