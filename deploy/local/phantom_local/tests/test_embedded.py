@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
 from phantom_local.embedded import jars, java
 from phantom_local.embedded.kafka import KafkaServer, broker_count
 from phantom_local.embedded.postgres import PostgresServer
@@ -130,6 +132,10 @@ def test_a_server_that_dies_at_start_is_refused_with_the_end_of_its_log(tmp_path
 def test_a_taken_port_is_seen() -> None:
     port = free_port()
     assert is_port_free(port)
+    with socket.create_server(("127.0.0.1", port)):
+        assert not is_port_free(port)
+    with socket.create_server(("0.0.0.0", port)):
+        assert not is_port_free(port)
 
 
 def test_jars_are_not_fetched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
