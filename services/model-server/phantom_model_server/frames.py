@@ -1,0 +1,171 @@
+"""One frame stream from one gateway for one endpoint: the door of the fast path."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from pydantic import ValidationError
+
+from phantom.modelserver.v1 import model_server_service_pb2 as pb
+from phantom_contracts.launch import LaunchFile
+from phantom_contracts.schema import EndpointSchema
+from phantom_model_server import failures
+from phantom_model_server.draining import Gate
+from phantom_model_server.service import Answered, Asked, Endpoint, ModelServer
+from phantom_platform.errors import Invalid, Refused
+
+DEFAULT_MS = 30_000
+"""For calls of a frame that says nothing of their time."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where frames are answered."""
+
+    server: ModelServer
+    launch: LaunchFile
+    gate: Gate
+    pool: Executor
+    inline_bytes: int
+    # (name, traceparent or empty) → a context; spans only where traces are exported
+    span: Callable[[str, str], AbstractContextManager[object]] = lambda name, parent: nullcontext()
+
+
+class Stream:
+    """Runs until the gateway closes it."""
+
+    def __init__(self, work: Work, context: Context) -> None:
+        self._work = work
+        self._context = context
+        self._endpoint: Endpoint | None = None
+        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Raises PhantomError where the stream cannot go on."""
+        try:
+            while (raw := await read(self._context)) is not None:
+                await self._receive(_parsed(raw))
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            self._work.gate.ended(id(self))
+
+    async def _receive(self, message: pb.FramesRequest) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "frame" and self._endpoint is not None:
+            await self._take(message.frame, self._endpoint)
+        elif kind == "open":
+            await self._open(message.open)
+        else:
+            raise Invalid("the first message of a frame stream is `open`", code="not_opened")
+
+    async def _open(self, opening: pb.Open) -> None:
+        launch = self._work.launch
+        if (opening.replica_id, opening.revision) != (launch.replica_id, launch.revision):
+            raise Refused(
+                f"this is replica {launch.replica_id} of {launch.revision}, not {opening.replica_id[:80]} of "
+                f"{opening.revision[:80]}",
+                code="wrong_replica",
+                replica_id=launch.replica_id,
+                revision=launch.revision,
+            )
+        is_first = self._endpoint is None
+        self._endpoint = self._work.server.endpoint(_schema(opening.endpoint_schema))
+        opened = pb.Opened(
+            replica_id=launch.replica_id, revision=launch.revision, schema_version=opening.schema_version
+        )
+        await self._write(pb.FramesResponse(opened=opened))
+        if is_first:
+            self._work.gate.opened(id(self), self._say_draining)
+
+    async def _take(self, frame: pb.RequestFrame, endpoint: Endpoint) -> None:
+        received = time.monotonic()
+        calls = _calls(frame, received)
+        gate = self._work.gate
+        if gate.is_draining:
+            refused = Answered([b""] * len(calls), {n: failures.draining() for n in range(len(calls))})
+            await self._answer(frame.sequence, refused)
+            return
+        gate.begin(len(calls))
+        if sum(len(call.body) for call in calls) <= self._work.inline_bytes:
+            try:
+                with self._work.span("Frame", ""):
+                    answered = self._work.server.answer(endpoint, calls, received)
+                await self._answer(frame.sequence, answered)
+            finally:
+                gate.end(len(calls))
+            return
+        task = asyncio.ensure_future(self._take_large(frame.sequence, endpoint, calls))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_large(self, sequence: int, endpoint: Endpoint, calls: list[Asked]) -> None:
+        try:
+            with self._work.span("Frame", ""):
+                answered = await asyncio.get_running_loop().run_in_executor(
+                    self._work.pool, lambda: self._work.server.answer(endpoint, calls, time.monotonic())
+                )
+            await self._answer(sequence, answered)
+        finally:
+            self._work.gate.end(len(calls))
+
+    async def _answer(self, sequence: int, answered: Answered) -> None:
+        frame = pb.AnswerFrame(sequence=sequence, responses=answered.replies, blocks=answered.blocks)
+        if answered.errors:
+            codes = [0] * len(answered.replies)
+            for call, error in sorted(answered.errors.items()):
+                codes[call] = failures.code_of(error)
+                frame.errors.add(call=call, reason=error.code, message=error.message[:1000])
+            frame.codes.extend(codes)
+        await self._write(pb.FramesResponse(frame=frame))
+
+    async def _say_draining(self, route_record: bytes) -> None:
+        await self._write(pb.FramesResponse(draining=pb.Draining(route_record=route_record)))
+
+    async def _write(self, message: pb.FramesResponse) -> None:
+        async with self._writing:  # a context takes one write at a time
+            await self._context.write(message.SerializeToString())
+
+
+async def read(context: Context) -> bytes | None:
+    """The client's next message; None where it has closed its side."""
+    message: Any = await context.read()
+    return None if message is grpc.aio.EOF else message
+
+
+def _parsed(raw: bytes) -> pb.FramesRequest:
+    try:
+        return pb.FramesRequest.FromString(raw)
+    except DecodeError as error:
+        raise Invalid("the message is no FramesRequest", code="unparsable_request") from error
+
+
+def _schema(raw: bytes) -> EndpointSchema:
+    try:
+        return EndpointSchema.model_validate_json(raw)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors()[:3]
+        )
+        raise Invalid(f"the endpoint's schema is not valid: {wrong}", code="invalid_schema") from error
+
+
+def _calls(frame: pb.RequestFrame, received: float) -> list[Asked]:
+    remaining: Sequence[int] = frame.remaining_ms or [DEFAULT_MS] * len(frame.requests)
+    if len(remaining) != len(frame.requests):
+        raise Invalid(
+            f"frame {frame.sequence} has {len(frame.requests)} requests and {len(remaining)} times",
+            code="bad_frame",
+        )
+    return [Asked(body, received + ms / 1000) for body, ms in zip(frame.requests, remaining, strict=True)]
