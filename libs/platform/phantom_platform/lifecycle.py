@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, runtime_checkable
 from phantom_platform.telemetry import logs
 
 if TYPE_CHECKING:
-    from phantom_platform.deadletters import DeadLetters
     from phantom_platform.rpc.servicer import Servicer
 
 log = logs.get(__name__)
@@ -122,7 +121,6 @@ class Application:
 
     name: str
     servicers: list[Servicer] = field(default_factory=list)
-    dead_letters: list[DeadLetters] = field(default_factory=list)
     readiness: dict[str, Callable[[], Readiness]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     _started: list[Part] = field(default_factory=list, repr=False)
@@ -140,7 +138,6 @@ class Application:
         """Take over everything of another service, to run it in this process."""
         self.parts.extend(other.parts)
         self.servicers.extend(other.servicers)
-        self.dead_letters.extend(other.dead_letters)
         for name, check in other.readiness.items():
             self.readiness[f"{other.name}.{name}"] = check
 

@@ -109,10 +109,9 @@ def _shared(app: Application, name: str) -> ServiceContext:
 
 def _doors(app: Application, context: ServiceContext, metrics_port: int | None) -> None:
     grpc = GrpcSettings()
-    dead_letters = [dead_letter_servicer(app.dead_letters)] if app.dead_letters else []
     app.add(
         GrpcServer(
-            [*app.servicers, *dead_letters],
+            app.servicers,
             host=grpc.host,
             port=grpc.port,
             verifier=context.verifier,

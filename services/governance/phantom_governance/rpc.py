@@ -94,7 +94,7 @@ def _user(principal: Principal) -> pb.User:
 
 def _after(page_token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(page_token.encode()).decode()
+        return base64.b64decode(page_token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
         raise Invalid(
             code="invalid_page_token",
