@@ -10,13 +10,14 @@ from phantom_contracts.events.base import Event, Value
 
 
 class Sketch(Value):
-    """A DDSketch: `bins[i]` counts values of bucket `offset + i` (gamma from relative accuracy .005), and zeros."""
+    """A DDSketch: bin i counts values in (gamma^(i-1), gamma^i]; each of `steps` is the distance from the last bin."""
 
     relative_accuracy: float = 0.005
-    offset: int = 0
-    bins: tuple[int, ...] = ()
     zeros: int = 0
-    count: int = 0
+    # Values that were not finite, or negative.
+    refused: int = 0
+    steps: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 class LabelQuality(Value):
@@ -65,6 +66,8 @@ class WindowPublished(Event):
     state: Literal["partial", "complete"]
 
     requests: int = 0
+    # Requests whose answer was OK.
+    answered: int = 0
     attempts: int = 0
     failed_attempts: int = 0
     rejected_inputs: int = 0

@@ -1,0 +1,101 @@
+"""`Labelling`: what is counted for a prediction agrees with its newest outcome, whichever came first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from phantom_monitor.domain.answers import Answer
+from phantom_monitor.domain.counts import WindowCounts, WindowKey
+from phantom_monitor.domain.labels import Predicted, relabel, true_label
+from phantom_monitor.store import PostgresPredictions, PostgresWindows
+from phantom_monitor.values import Reported, Routes, StoredOutcome, unix_us
+from phantom_platform.postgres import Transaction
+
+# A label that comes later than this after maturity no longer changes a window.
+LATE_US = 24 * 3600 * 1_000_000
+
+
+class Labelling:
+    """Joins outcomes with predictions. Level-triggered: resolving ids again changes nothing."""
+
+    def __init__(self, predictions: PostgresPredictions, windows: PostgresWindows, routes: Routes) -> None:
+        self._predictions = predictions
+        self._windows = windows
+        self._routes = routes
+
+    async def answered(self, tx: Transaction, answers: Sequence[Answer]) -> None:
+        """Outcomes may have come before their predictions."""
+        groups: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+        for answer in answers:
+            groups[answer.workspace, answer.endpoint].append(answer)
+        for (workspace, endpoint), group in sorted(groups.items()):
+            requests = [a.request_id for a in group if a.request_id]
+            predictions = [str(UUID(bytes=a.prediction_id)) for a in group]
+            found = await self._predictions.with_outcomes(tx, workspace, endpoint, requests, predictions)
+            if any(found):
+                await self.resolve(tx, workspace, endpoint, *found)
+
+    async def reported(self, tx: Transaction, outcomes: Sequence[Reported]) -> None:
+        """Keep the newest outcome of each id, and count the labels of predictions that are here."""
+        await self._predictions.report(tx, outcomes)
+        groups: dict[tuple[str, str], list[Reported]] = defaultdict(list)
+        for outcome in outcomes:
+            groups[outcome.workspace, outcome.endpoint].append(outcome)
+        for (workspace, endpoint), group in sorted(groups.items()):
+            requests = sorted({o.id for o in group if o.kind == "request"})
+            predictions = sorted({o.id for o in group if o.kind == "prediction"})
+            await self.resolve(tx, workspace, endpoint, requests, predictions)
+
+    async def matured(self, tx: Transaction, now: datetime, limit: int) -> int:
+        """Resolve waiting outcomes whose predictions are here and have matured; returns how many they were."""
+        due = await self._predictions.due(tx, unix_us(now), limit)
+        groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(
+            lambda: {"request": [], "prediction": []}
+        )
+        for row in due:
+            groups[row["workspace"], row["endpoint"]][row["kind"]].append(row["id"])
+        for (workspace, endpoint), ids in sorted(groups.items()):
+            await self.resolve(tx, workspace, endpoint, ids["request"], ids["prediction"])
+        return len(due)
+
+    async def resolve(
+        self,
+        tx: Transaction,
+        workspace: str,
+        endpoint: str,
+        requests: Sequence[str],
+        predictions: Sequence[str],
+    ) -> None:
+        """Make what is counted for these ids agree with their newest outcomes."""
+        changes: dict[WindowKey, WindowCounts] = {}
+        counted: list[tuple[str, str, str, int, str | None]] = []
+        joined: dict[str, list[tuple[str, int]]] = {"request": [], "prediction": []}
+        now_us = unix_us(tx.now)
+        for row, outcome, matures_us in await self._predictions.lock_matching(
+            tx, workspace, endpoint, requests, predictions
+        ):
+            if now_us < matures_us:
+                continue
+            if outcome is not None:
+                id = row.prediction_id if outcome.kind == "prediction" else row.request_id
+                joined[outcome.kind].append((id, row.row))
+            label = self._label(row, outcome)
+            change = relabel(row, label) if now_us <= matures_us + LATE_US else None
+            if change is not None:
+                changes.setdefault(row.window, WindowCounts()).merge(change)
+                counted.append((workspace, endpoint, row.prediction_id, row.row, label))
+        for kind, keys in joined.items():
+            if keys:
+                await self._predictions.join_outcomes(tx, workspace, endpoint, kind, keys)
+        if changes:
+            await self._predictions.set_counted(tx, counted)
+            await self._windows.add(tx, changes)
+
+    def _label(self, row: Predicted, outcome: StoredOutcome | None) -> str | None:
+        if outcome is None:
+            return None
+        schema = self._routes.schema(row.window.workspace, row.window.revision)
+        return true_label(outcome.label, schema, row.class_labels)

@@ -1,0 +1,488 @@
+"""The only SQL of the monitor. Every method runs in the transaction it is given, or reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+
+from phantom_contracts.schema import ModelSchema
+from phantom_monitor.domain.counts import WindowCounts, WindowKey, window_start
+from phantom_monitor.domain.labels import Predicted
+from phantom_monitor.values import Reported, StoredOutcome, StoredWindow
+from phantom_platform.postgres import Database, Transaction
+
+SCHEMA = "monitor"
+MIGRATIONS = Path(__file__).parent / "migrations"
+_KEY = "workspace, endpoint, revision, arm, decision, route_version, segment, start_s"
+_TOTALS = ("requests", "answered", "attempts", "failed_attempts", "rejected_inputs", "fallbacks", "rows")
+
+
+class PostgresWindows:
+    """Windows and their totals."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, tx: Transaction, changes: Mapping[WindowKey, WindowCounts]) -> None:
+        """Merge changes into their windows, locking them in key order, and into the totals."""
+        keys = sorted(changes)
+        stored = await self._lock(tx, keys)
+        rows = []
+        for key in keys:
+            counts = stored.get(key) or WindowCounts()
+            counts.merge(changes[key])
+            rows.append((*key, orjson.dumps(counts.to_dict()).decode(), tx.now))
+        await tx.executemany(
+            f"""INSERT INTO windows ({_KEY}, counts, updated_at)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                ON CONFLICT ({_KEY}) DO UPDATE
+                SET counts = EXCLUDED.counts, updated_at = EXCLUDED.updated_at, is_changed = true""",  # noqa: S608
+            rows,
+        )
+        await self._add_totals(tx, changes)
+
+    async def _lock(self, tx: Transaction, keys: Sequence[WindowKey]) -> dict[WindowKey, WindowCounts]:
+        found = await tx.fetch(
+            f"""SELECT {_KEY}, counts FROM windows
+                WHERE ({_KEY}) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[],
+                    $5::text[], $6::bigint[], $7::text[], $8::bigint[]))
+                ORDER BY {_KEY} FOR UPDATE""",  # noqa: S608
+            *_columns(keys, 8),
+        )
+        return {_key(row): _counts(row) for row in found}
+
+    async def _add_totals(self, tx: Transaction, changes: Mapping[WindowKey, WindowCounts]) -> None:
+        sums: dict[tuple[str, ...], WindowCounts] = {}
+        for key, counts in changes.items():
+            sums.setdefault(key[:5], WindowCounts()).merge(counts)
+        await tx.executemany(
+            f"""INSERT INTO totals AS t (workspace, endpoint, revision, arm, decision, {", ".join(_TOTALS)}, classes)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                ON CONFLICT (workspace, endpoint, revision, arm, decision) DO UPDATE SET
+                {", ".join(f"{c} = t.{c} + EXCLUDED.{c}" for c in _TOTALS)},
+                classes = (SELECT coalesce(jsonb_object_agg(label, count), '{{}}') FROM (
+                    SELECT label, sum(count::bigint) AS count FROM (
+                        SELECT * FROM jsonb_each_text(t.classes) AS a (label, count)
+                        UNION ALL SELECT * FROM jsonb_each_text(EXCLUDED.classes) AS b (label, count)) AS both_
+                    GROUP BY label) AS summed)""",  # noqa: S608
+            [
+                (*key, *(getattr(counts, c) for c in _TOTALS), json.dumps(counts.classes))
+                for key, counts in sorted(sums.items())
+            ],
+        )
+
+    async def lock_open(self, tx: Transaction, ended_by_s: int, limit: int) -> list[StoredWindow]:
+        """Windows that are changed or not complete and ended by then, in time order; those being written are left."""
+        rows = await tx.fetch(
+            f"""SELECT {_KEY}, counts, is_complete, revision_no, is_changed FROM windows
+                WHERE (is_changed OR NOT is_complete) AND start_s <= $1
+                ORDER BY start_s LIMIT $2 FOR UPDATE SKIP LOCKED""",  # noqa: S608
+            ended_by_s,
+            limit,
+        )
+        return [_window(row) for row in rows]
+
+    async def published(self, tx: Transaction, window: StoredWindow) -> None:
+        """Note a window as announced with this number and state."""
+        await tx.execute(
+            f"""UPDATE windows SET revision_no = $9, is_complete = $10, is_changed = false, updated_at = $11
+                WHERE ({_KEY}) = ($1, $2, $3, $4, $5, $6, $7, $8)""",  # noqa: S608
+            *window.key,
+            window.revision_no,
+            window.is_complete,
+            tx.now,
+        )
+
+    async def of_endpoint(
+        self, workspace: str, endpoint: str, start_s: int, end_s: int, limit: int = 1_000_000, offset: int = 0
+    ) -> list[StoredWindow]:
+        """Windows that begin in [start_s, end_s), in time order."""
+        rows = await self._database.fetch(
+            f"""SELECT {_KEY}, counts, is_complete, revision_no, is_changed FROM windows
+                WHERE workspace = $1 AND endpoint = $2 AND start_s >= $3 AND start_s < $4
+                ORDER BY start_s, revision, arm, decision, route_version, segment LIMIT $5 OFFSET $6""",  # noqa: S608
+            workspace,
+            endpoint,
+            start_s,
+            end_s,
+            limit,
+            offset,
+        )
+        return [_window(row) for row in rows]
+
+    async def totals(self) -> list[dict[str, Any]]:
+        """Every total, with its key."""
+        return [
+            dict(row) | {"classes": json.loads(row["classes"])}
+            for row in await self._database.fetch("TABLE totals")
+        ]
+
+    async def updated_since(self, moment: datetime, start_s: int) -> list[StoredWindow]:
+        """Windows of every endpoint that begin at or after a time and were written since a moment."""
+        rows = await self._database.fetch(
+            f"""SELECT {_KEY}, counts, is_complete, revision_no, is_changed FROM windows
+                WHERE updated_at >= $1 AND start_s >= $2""",  # noqa: S608
+            moment,
+            start_s,
+        )
+        return [_window(row) for row in rows]
+
+    async def states(self) -> list[tuple[str, str, str, int]]:
+        """(workspace, endpoint, `complete` or `partial`, windows)."""
+        rows = await self._database.fetch(
+            """SELECT workspace, endpoint, CASE WHEN is_complete THEN 'complete' ELSE 'partial' END AS state, count(*)
+               FROM windows GROUP BY 1, 2, 3"""
+        )
+        return [tuple(row) for row in rows]
+
+    async def prune(self, tx: Transaction, before_s: int) -> None:
+        """Forget windows that began before a time."""
+        await tx.execute("DELETE FROM windows WHERE start_s < $1", before_s)
+
+
+class PostgresGateways:
+    """Which batches are applied, and what each gateway process promised."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim_batch(self, tx: Transaction, boot_id: str, partition: int, sequence: int) -> bool:
+        """Note a batch as applied; False where it was already."""
+        status = await tx.execute(
+            """INSERT INTO applied_batches AS a VALUES ($1, $2, int8multirange(int8range($3::bigint, $3::bigint + 1)), $4)
+               ON CONFLICT (boot_id, partition) DO UPDATE
+               SET sequences = a.sequences + EXCLUDED.sequences, updated_at = EXCLUDED.updated_at
+               WHERE NOT a.sequences @> $3::bigint""",
+            boot_id,
+            partition,
+            sequence,
+            tx.now,
+        )
+        return status.endswith(" 1")
+
+    async def count_repeat(self, tx: Transaction, workspace: str, endpoint: str) -> None:
+        """Count a batch that came again."""
+        await tx.execute(
+            """INSERT INTO endpoint_counts AS c VALUES ($1, $2, 1)
+               ON CONFLICT (workspace, endpoint) DO UPDATE SET repeated_batches = c.repeated_batches + 1""",
+            workspace,
+            endpoint,
+        )
+
+    async def advance(self, tx: Transaction, watermarks: Mapping[tuple[str, str, str], int]) -> None:
+        """Move watermarks, (workspace, endpoint, boot id) → unix µs, forward."""
+        await tx.executemany(
+            """INSERT INTO watermarks AS w VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (workspace, endpoint, boot_id) DO UPDATE
+               SET watermark_us = greatest(w.watermark_us, EXCLUDED.watermark_us), heard_at = EXCLUDED.heard_at""",
+            [(*key, value, tx.now) for key, value in sorted(watermarks.items())],
+        )
+
+    async def joined(self, tx: Transaction, boot_id: str, at: datetime) -> None:
+        """A gateway process has joined."""
+        await tx.execute(
+            """INSERT INTO gateways (boot_id, joined_at, seen_at) VALUES ($1, $2, $3)
+               ON CONFLICT (boot_id) DO UPDATE SET joined_at = EXCLUDED.joined_at""",
+            boot_id,
+            at,
+            tx.now,
+        )
+
+    async def left(self, tx: Transaction, boot_id: str, at: datetime) -> None:
+        """A gateway process has left, after its last answer."""
+        await tx.execute(
+            """INSERT INTO gateways (boot_id, left_at, seen_at) VALUES ($1, $2, $3)
+               ON CONFLICT (boot_id) DO UPDATE SET left_at = EXCLUDED.left_at""",
+            boot_id,
+            at,
+            tx.now,
+        )
+
+    async def sources(self, tx: Transaction, since: datetime) -> list[asyncpg.Record]:
+        """What is known of every gateway heard since a time, per endpoint it sent to (or none)."""
+        return await tx.fetch(
+            """SELECT coalesce(w.boot_id, g.boot_id) AS boot_id, w.workspace, w.endpoint, w.watermark_us,
+                      greatest(w.heard_at, g.seen_at) AS heard_at,
+                      g.joined_at IS NOT NULL AS has_joined, g.left_at IS NOT NULL AS has_left
+               FROM watermarks w FULL JOIN gateways g USING (boot_id)
+               WHERE coalesce(w.heard_at, g.seen_at) >= $1""",
+            since,
+        )
+
+    async def watermarks(self, workspace: str, endpoint: str) -> dict[str, int]:
+        """Boot id → watermark, unix µs."""
+        rows = await self._database.fetch(
+            "SELECT boot_id, watermark_us FROM watermarks WHERE workspace = $1 AND endpoint = $2",
+            workspace,
+            endpoint,
+        )
+        return {row["boot_id"]: row["watermark_us"] for row in rows}
+
+    async def prune(self, tx: Transaction, before: datetime) -> None:
+        """Forget what is older than any repeat can be."""
+        await tx.execute("DELETE FROM applied_batches WHERE updated_at < $1", before)
+        await tx.execute("DELETE FROM watermarks WHERE heard_at < $1", before)
+        await tx.execute(
+            "DELETE FROM gateways WHERE seen_at < $1 AND coalesce(left_at, seen_at) < $1", before
+        )
+
+
+class PostgresPredictions:
+    """Answered rows and outcomes: the join."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, tx: Transaction, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Store answered rows (the columns of `predictions` up to `counted`)."""
+        await tx.connection.copy_records_to_table("predictions", records=rows)
+
+    async def with_outcomes(
+        self,
+        tx: Transaction,
+        workspace: str,
+        endpoint: str,
+        request_ids: Sequence[str],
+        prediction_ids: Sequence[str],
+    ) -> tuple[list[str], list[str]]:
+        """Which of these request and prediction ids have an outcome."""
+        rows = await tx.fetch(
+            """SELECT kind, id FROM outcomes WHERE workspace = $1 AND endpoint = $2
+               AND ((kind = 'request' AND id = ANY($3)) OR (kind = 'prediction' AND id = ANY($4)))""",
+            workspace,
+            endpoint,
+            request_ids,
+            prediction_ids,
+        )
+        requests = [row["id"] for row in rows if row["kind"] == "request"]
+        return requests, [row["id"] for row in rows if row["kind"] == "prediction"]
+
+    async def report(self, tx: Transaction, reported: Iterable[Reported]) -> None:
+        """Keep an outcome where it is the newest of its id."""
+        await tx.executemany(
+            """INSERT INTO outcomes AS o VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'waiting')
+               ON CONFLICT (workspace, endpoint, kind, id, row_number) DO UPDATE
+               SET event_us = EXCLUDED.event_us, partition = EXCLUDED.partition,
+                   kafka_offset = EXCLUDED.kafka_offset, label = EXCLUDED.label, fields = EXCLUDED.fields,
+                   state = 'waiting'
+               WHERE (o.event_us, o.partition, o.kafka_offset)
+                   < (EXCLUDED.event_us, EXCLUDED.partition, EXCLUDED.kafka_offset)""",
+            [
+                (
+                    r.workspace,
+                    r.endpoint,
+                    r.kind,
+                    r.id,
+                    r.row,
+                    r.event_us,
+                    r.partition,
+                    r.offset,
+                    json.dumps(r.label),
+                    json.dumps(r.fields),
+                    tx.now,
+                )
+                for r in sorted(reported, key=lambda r: (r.workspace, r.endpoint, r.kind, r.id, r.row))
+            ],
+        )
+
+    async def lock_matching(
+        self,
+        tx: Transaction,
+        workspace: str,
+        endpoint: str,
+        request_ids: Sequence[str],
+        prediction_ids: Sequence[str],
+    ) -> list[tuple[Predicted, StoredOutcome | None, int]]:
+        """Predictions of these ids: (row, its newest outcome, matures at unix µs).
+
+        A request's outcome is its first answer's only: the least (answer time, prediction id) within 7 days.
+        """
+        rows = await tx.fetch(
+            """SELECT p.*,
+                   NOT EXISTS (
+                       SELECT 1 FROM predictions q
+                       WHERE q.workspace = p.workspace AND q.endpoint = p.endpoint AND p.request_id <> ''
+                         AND q.request_id = p.request_id AND q.request_id <> '' AND q.row_number = p.row_number
+                         AND (q.answered_us, q.prediction_id) < (p.answered_us, p.prediction_id)
+                         AND q.answered_us > p.answered_us - 604800000000) AS is_first,
+                   b.label AS by_id, b.event_us AS by_id_us, r.label AS by_request, r.event_us AS by_request_us
+               FROM predictions p
+               LEFT JOIN outcomes b ON b.workspace = p.workspace AND b.endpoint = p.endpoint
+                   AND b.kind = 'prediction' AND b.id = p.prediction_id::text AND b.row_number = p.row_number
+               LEFT JOIN outcomes r ON r.workspace = p.workspace AND r.endpoint = p.endpoint
+                   AND r.kind = 'request' AND r.id = p.request_id AND r.row_number = p.row_number
+               WHERE p.workspace = $1 AND p.endpoint = $2
+                 AND ((p.request_id = ANY($3) AND p.request_id <> '') OR p.prediction_id = ANY($4::uuid[]))
+               ORDER BY p.prediction_id, p.row_number FOR UPDATE OF p""",
+            workspace,
+            endpoint,
+            request_ids,
+            prediction_ids,
+        )
+        return [(_predicted(row), _newest(row), row["matures_us"]) for row in rows]
+
+    async def set_counted(
+        self, tx: Transaction, rows: Sequence[tuple[str, str, str, int, str | None]]
+    ) -> None:
+        """Note the label counted for (workspace, endpoint, prediction id, row)."""
+        await tx.executemany(
+            """UPDATE predictions SET counted = $5
+               WHERE workspace = $1 AND endpoint = $2 AND prediction_id = $3::uuid AND row_number = $4""",
+            rows,
+        )
+
+    async def join_outcomes(
+        self, tx: Transaction, workspace: str, endpoint: str, kind: str, keys: Sequence[tuple[str, int]]
+    ) -> None:
+        """Note the outcomes of these (id, row) as joined."""
+        await tx.execute(
+            """UPDATE outcomes SET state = 'joined' WHERE workspace = $1 AND endpoint = $2 AND kind = $3
+               AND state <> 'joined' AND (id, row_number) IN (SELECT * FROM unnest($4::text[], $5::int[]))""",
+            workspace,
+            endpoint,
+            kind,
+            [id for id, _ in keys],
+            [row for _, row in keys],
+        )
+
+    async def due(self, tx: Transaction, now_us: int, limit: int) -> list[asyncpg.Record]:
+        """Waiting outcomes whose prediction is here and has matured: (workspace, endpoint, kind, id)."""
+        return await tx.fetch(
+            """SELECT DISTINCT o.workspace, o.endpoint, o.kind, o.id FROM outcomes o
+               JOIN predictions p ON p.workspace = o.workspace AND p.endpoint = o.endpoint
+                   AND p.row_number = o.row_number AND p.matures_us <= $1
+                   AND ((o.kind = 'request' AND p.request_id = o.id AND p.request_id <> '')
+                     OR (o.kind = 'prediction' AND p.prediction_id::text = o.id))
+               WHERE o.state = 'waiting' LIMIT $2""",
+            now_us,
+            limit,
+        )
+
+    async def rename_endpoint(self, tx: Transaction, workspace: str, alias: str, endpoint: str) -> None:
+        """Outcomes that came under an alias before its route was known."""
+        await tx.execute(
+            """UPDATE outcomes o SET endpoint = $3 WHERE workspace = $1 AND endpoint = $2 AND state = 'waiting'
+               AND NOT EXISTS (SELECT 1 FROM outcomes x WHERE x.workspace = $1 AND x.endpoint = $3
+                   AND x.kind = o.kind AND x.id = o.id AND x.row_number = o.row_number)""",
+            workspace,
+            alias,
+            endpoint,
+        )
+
+    async def give_up(self, tx: Transaction, before: datetime) -> None:
+        """Outcomes that waited too long are unmatched."""
+        await tx.execute(
+            "UPDATE outcomes SET state = 'unmatched' WHERE state = 'waiting' AND arrived_at < $1", before
+        )
+
+    async def prune(self, tx: Transaction, answered_before_us: int, now_us: int) -> None:
+        """Forget predictions of that age that matured two days ago, and the outcomes of that age."""
+        await tx.execute(
+            "DELETE FROM predictions WHERE answered_us < $1 AND matures_us < $2 - 172800000000",
+            answered_before_us,
+            now_us,
+        )
+        await tx.execute(
+            "DELETE FROM outcomes WHERE event_us < $1 - 172800000000 AND state <> 'waiting'",
+            answered_before_us,
+        )
+
+    async def counts(self, workspace: str, endpoint: str) -> dict[str, int]:
+        """Outcomes by state, batches that came again, and calls that repeat a request id."""
+        row = await self._database.fetchrow(
+            """SELECT
+                 (SELECT count(*) FROM outcomes
+                  WHERE (workspace, endpoint, state) = ($1, $2, 'joined')) AS outcomes_joined,
+                 (SELECT count(*) FROM outcomes
+                  WHERE (workspace, endpoint, state) = ($1, $2, 'waiting')) AS outcomes_waiting,
+                 (SELECT count(*) FROM outcomes
+                  WHERE (workspace, endpoint, state) = ($1, $2, 'unmatched')) AS outcomes_unmatched,
+                 (SELECT coalesce(sum(repeated_batches), 0)::bigint FROM endpoint_counts
+                  WHERE (workspace, endpoint) = ($1, $2)) AS repeated_batches,
+                 (SELECT count(*) - count(DISTINCT request_id) FROM predictions
+                  WHERE (workspace, endpoint, row_number) = ($1, $2, 0) AND request_id <> '') AS duplicates""",
+            workspace,
+            endpoint,
+        )
+        return dict(row) if row is not None else {}
+
+    async def outcome_states(self) -> list[tuple[str, str, str, int]]:
+        """(workspace, endpoint, state, outcomes)."""
+        rows = await self._database.fetch(
+            "SELECT workspace, endpoint, state, count(*) FROM outcomes GROUP BY 1, 2, 3"
+        )
+        return [tuple(row) for row in rows]
+
+    async def save_schema(self, tx: Transaction, workspace: str, revision: str, schema: ModelSchema) -> None:
+        """Keep a revision's schema."""
+        await tx.execute(
+            "INSERT INTO revision_schemas VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            workspace,
+            revision,
+            schema.model_dump_json(),
+        )
+
+    async def schemas(self) -> dict[tuple[str, str], ModelSchema]:
+        """Every kept schema by (workspace, revision)."""
+        rows = await self._database.fetch("TABLE revision_schemas")
+        return {
+            (row["workspace"], row["revision"]): ModelSchema.model_validate_json(row["model_schema"])
+            for row in rows
+        }
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    return [[row[i] for row in rows] for i in range(width)]
+
+
+def _key(row: asyncpg.Record) -> WindowKey:
+    return WindowKey(*(row[name] for name in WindowKey._fields))
+
+
+def _counts(row: asyncpg.Record) -> WindowCounts:
+    return WindowCounts.from_dict(orjson.loads(row["counts"]))
+
+
+def _window(row: asyncpg.Record) -> StoredWindow:
+    return StoredWindow(_key(row), _counts(row), row["is_complete"], row["revision_no"], row["is_changed"])
+
+
+def _predicted(row: asyncpg.Record) -> Predicted:
+    return Predicted(
+        window=WindowKey(
+            row["workspace"],
+            row["endpoint"],
+            row["revision"],
+            row["arm"],
+            row["decision"],
+            row["route_version"],
+            "",
+            window_start(row["received_us"]),
+        ),
+        prediction_id=str(row["prediction_id"]),
+        request_id=row["request_id"],
+        row=row["row_number"],
+        group=row["unit_group"],
+        label=row["label"],
+        probabilities=tuple(row["probabilities"]) if row["probabilities"] is not None else None,
+        class_labels=tuple(row["class_labels"]),
+        score=row["score"],
+        value=row["value"],
+        counted=row["counted"],
+    )
+
+
+def _newest(row: asyncpg.Record) -> StoredOutcome | None:
+    """The newest outcome that is this row's: by prediction id, or by request id where it is the request's first."""
+    found = []
+    if row["by_id_us"] is not None:
+        found.append(StoredOutcome("prediction", row["by_id_us"], json.loads(row["by_id"])))
+    if row["by_request_us"] is not None and row["is_first"]:
+        found.append(StoredOutcome("request", row["by_request_us"], json.loads(row["by_request"])))
+    return max(found, key=lambda o: o.event_us, default=None)
