@@ -155,7 +155,8 @@ class PostgresGateways:
     async def claim_batch(self, tx: Transaction, boot_id: str, partition: int, sequence: int) -> bool:
         """Note a batch as applied; False where it was already."""
         status = await tx.execute(
-            """INSERT INTO applied_batches AS a VALUES ($1, $2, int8multirange(int8range($3::bigint, $3::bigint + 1)), $4)
+            """INSERT INTO applied_batches AS a
+               VALUES ($1, $2, int8multirange(int8range($3::bigint, $3::bigint + 1)), $4)
                ON CONFLICT (boot_id, partition) DO UPDATE
                SET sequences = a.sequences + EXCLUDED.sequences, updated_at = EXCLUDED.updated_at
                WHERE NOT a.sequences @> $3::bigint""",
