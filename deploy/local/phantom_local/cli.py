@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phantom_ml_studio.cli.output import FAILED, OK, USAGE, Format, OutputOption, fail, say, show
+from phantom_ml_studio.cli.output import FAILED, USAGE, Format, OutputOption, fail, say, show
 
 if TYPE_CHECKING:
     from phantom_local.layout import Layout
@@ -44,14 +44,14 @@ def up(
     from phantom_local.supervisor import AlreadyRunning, Progress, Supervisor
 
     layout = _layout(data_dir)
+    try:
+        settings = StackSettings.from_environment(gateways)
+    except ValueError as error:
+        fail(str(error), USAGE)
     if detach:
-        code = run_detached(layout, gateways, timeout)
-        if code == OK:
-            say("log in with: phantom-ml-studio auth login --username admin")
-            say(f"its first password is in {layout.secrets / 'admin-password'}")
-        raise typer.Exit(code)
+        raise typer.Exit(run_detached(layout, gateways, timeout))
     progress = Progress()
-    supervisor = Supervisor(layout, StackSettings.from_environment(gateways), progress)
+    supervisor = Supervisor(layout, settings, progress)
     try:
         code = supervisor.run(timeout)
     except (AlreadyRunning, OSError) as error:

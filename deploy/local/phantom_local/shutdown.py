@@ -30,7 +30,9 @@ def stop_everything(layout: Layout, say: Say) -> bool:
     stop_replicas(layout, say)
     for name in _LAST:
         stop_child(layout, name, say)
-    layout.stack_file.unlink(missing_ok=True)
+    for record in layout.run.glob("*.json"):  # of what had ended before; stack.json too
+        if not is_locked(record.with_suffix(".lock")):
+            record.unlink(missing_ok=True)
     return not locked_children(layout.run) and not living_replicas(layout)
 
 

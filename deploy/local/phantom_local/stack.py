@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from phantom_local.embedded.kafka import KafkaServer, broker_count
@@ -15,9 +15,17 @@ from phantom_local.embedded.process import Launch
 from phantom_local.keeper import Child
 from phantom_local.layout import HOST, Layout
 
-CONTROL_PORTS = {"grpc": 50051, "metrics": 9464}
-GATEWAY_PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
+# What each port is called, and the variable by which a process is told it and a user may choose the usual one.
+CONTROL_PORTS = {"grpc": ("PHANTOM_CONTROL_PORT", 50051), "metrics": ("PHANTOM_METRICS_PORT", 9464)}
+GATEWAY_PORTS = {
+    "grpc": ("PHANTOM_GATEWAY_GRPC_PORT", 8001),
+    "http": ("PHANTOM_GATEWAY_HTTP_PORT", 8000),
+    "metrics": ("PHANTOM_GATEWAY_METRICS_PORT", 8002),
+}
 KAFKA_PORTS = {"kafka": 9092}
+_NEXT_GATEWAY = 10  # ports of gateway n: n times this higher
+
+Ports = dict[str, tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,35 @@ class StackSettings:
     gateways: int = 1
     kafka_bootstrap: str | None = None  # None: bring our own
     postgres_dsn: str | None = None
+    control_ports: Ports = field(default_factory=lambda: dict(CONTROL_PORTS))
+    gateway_ports: Ports = field(default_factory=lambda: dict(GATEWAY_PORTS))
 
     @classmethod
     def from_environment(cls, gateways: int) -> StackSettings:
-        """Own servers where PHANTOM_KAFKA_BOOTSTRAP and PHANTOM_POSTGRES_DSN name none."""
-        kafka = os.environ.get("PHANTOM_KAFKA_BOOTSTRAP") or None
-        return cls(gateways, kafka, os.environ.get("PHANTOM_POSTGRES_DSN") or None)
+        """Own servers where PHANTOM_KAFKA_BOOTSTRAP and PHANTOM_POSTGRES_DSN name none.
+
+        Raises ValueError naming a port variable that is no port.
+        """
+        return cls(
+            gateways,
+            os.environ.get("PHANTOM_KAFKA_BOOTSTRAP") or None,
+            os.environ.get("PHANTOM_POSTGRES_DSN") or None,
+            _from_environment(CONTROL_PORTS),
+            _from_environment(GATEWAY_PORTS),
+        )
+
+
+def _from_environment(ports: Ports) -> Ports:
+    return {what: (variable, _port(variable, usual)) for what, (variable, usual) in ports.items()}
+
+
+def _port(variable: str, usual: int) -> int:
+    text = os.environ.get(variable)
+    if not text:
+        return usual
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise ValueError(f"{variable} is {text!r}: a port from 1 to 65535 is expected, or 0 for any free one")
+    return int(text)
 
 
 def kafka_child(layout: Layout) -> Child:
@@ -66,39 +97,34 @@ def postgres_child(layout: Layout) -> Child:
     return Child("postgres", launch, why_not_ready, adopts_any=True)
 
 
-def control_child(layout: Layout, kafka: str, postgres: str) -> Child:
+def control_child(layout: Layout, settings: StackSettings, kafka: str, postgres: str) -> Child:
     """Registry, deployer, monitor and governance in one process."""
-    settings = {"PHANTOM_KAFKA_BOOTSTRAP": kafka, "PHANTOM_POSTGRES_DSN": postgres}
-    ports = {"PHANTOM_CONTROL_PORT": "grpc", "PHANTOM_METRICS_PORT": "metrics"}
-    return _python_child("control", "phantom_local.control", layout, settings, (CONTROL_PORTS, ports))
+    env = {"PHANTOM_KAFKA_BOOTSTRAP": kafka, "PHANTOM_POSTGRES_DSN": postgres}
+    return _python_child(("control", "phantom_local.control"), layout, env, settings.control_ports)
 
 
-def gateway_child(layout: Layout, number: int, kafka: str) -> Child:
-    """One inference gateway; further ones have their usual ports ten higher each."""
-    settings = {"PHANTOM_KAFKA_BOOTSTRAP": kafka, "PHANTOM_GATEWAY_WORKER": str(number)}
-    usual = {what: port + 10 * number for what, port in GATEWAY_PORTS.items()}
-    ports = {f"PHANTOM_GATEWAY_{what.upper()}_PORT": what for what in GATEWAY_PORTS}
-    return _python_child(f"gateway-{number}", "phantom_inference_gateway", layout, settings, (usual, ports))
+def gateway_child(layout: Layout, settings: StackSettings, number: int, kafka: str) -> Child:
+    """One inference gateway."""
+    env = {"PHANTOM_KAFKA_BOOTSTRAP": kafka, "PHANTOM_GATEWAY_WORKER": str(number)}
+    ports = {
+        what: (variable, usual + _NEXT_GATEWAY * number if usual else 0)
+        for what, (variable, usual) in settings.gateway_ports.items()
+    }
+    return _python_child((f"gateway-{number}", "phantom_inference_gateway"), layout, env, ports)
 
 
-def _python_child(
-    name: str,
-    module: str,
-    layout: Layout,
-    settings: dict[str, str],
-    ports: tuple[dict[str, int], dict[str, str]],
-) -> Child:
-    usual, variables = ports
+def _python_child(names: tuple[str, str], layout: Layout, settings: dict[str, str], ports: Ports) -> Child:
+    name, module = names
 
     def launch(chosen: dict[str, int]) -> Launch:
-        numbers = {variable: str(chosen[what]) for variable, what in variables.items()}
+        numbers = {variable: str(chosen[what]) for what, (variable, _) in ports.items()}
         env = {**os.environ, **settings, **numbers, "PHANTOM_DATA_DIR": str(layout.data_dir)}
         return Launch([sys.executable, "-m", module], layout.log(name), env)
 
     def why_not_ready(_: int, chosen: dict[str, int]) -> str:
         return readiness(chosen["metrics"])
 
-    return Child(name, launch, why_not_ready, usual)
+    return Child(name, launch, why_not_ready, {what: usual for what, (_, usual) in ports.items()})
 
 
 def readiness(port: int) -> str:

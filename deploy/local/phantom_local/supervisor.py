@@ -33,8 +33,8 @@ _STILL_WAITING_EVERY_S = 10.0
 class Services:
     """How our own processes are started; tests bring others."""
 
-    control: Callable[[Layout, str, str], Child] = control_child
-    gateway: Callable[[Layout, int, str], Child] = gateway_child
+    control: Callable[[Layout, StackSettings, str, str], Child] = control_child
+    gateway: Callable[[Layout, StackSettings, int, str], Child] = gateway_child
 
 
 class AlreadyRunning(RuntimeError):
@@ -118,14 +118,16 @@ class Supervisor:
         kafka, postgres = self._start_servers()
         if not self._wait_until_placed(deadline):
             return self._explain(timeout_s)
-        self._keep(self._services.control(self._layout, kafka(), postgres))
+        self._keep(self._services.control(self._layout, self._settings, kafka(), postgres))
         for number in range(self._settings.gateways):
-            self._keep(self._services.gateway(self._layout, number, kafka()))
+            self._keep(self._services.gateway(self._layout, self._settings, number, kafka()))
         self._stop_surplus()
         if not self._wait_until_ready(deadline):
             return self._explain(timeout_s)
         self._write_stack("ready")
         self._say(f"everything is ready, kept in {self._layout.data_dir}")
+        password = self._layout.secrets / "admin-password"
+        self._say(f"log in: phantom-ml-studio auth login --username admin (first password: {password})")
         return OK
 
     def _start_servers(self) -> tuple[Callable[[], str], str]:

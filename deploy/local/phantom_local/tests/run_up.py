@@ -35,8 +35,10 @@ def main() -> int:
         return Child(name, launch, lambda _, ports: readiness(ports["metrics"]), usual)
 
     services = Services(
-        control=lambda layout, kafka, dsn: fake(layout, "control", [args.unready] if args.unready else []),
-        gateway=lambda layout, number, kafka: fake(layout, f"gateway-{number}", []),
+        control=lambda layout, settings, kafka, dsn: fake(
+            layout, "control", [args.unready] if args.unready else []
+        ),
+        gateway=lambda layout, settings, number, kafka: fake(layout, f"gateway-{number}", []),
     )
     settings = StackSettings(gateways=args.gateways)
     try:

@@ -139,6 +139,7 @@ def test_down_needs_no_supervisor_and_stops_model_servers_too(layout: Layout, up
     assert all(live_process(pid) is None for pid in pids.values())
     assert replica.wait(10) == -signal.SIGTERM
     assert not is_locked(layout.replicas / "r1.lock")
+    assert not list(layout.run.glob("*.json"))
 
 
 def _fake_replica(layout: Layout, name: str) -> subprocess.Popen[bytes]:
