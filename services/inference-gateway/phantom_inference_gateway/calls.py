@@ -6,7 +6,6 @@ event loop's (`loop.time()`) where they end in nothing, Unix microseconds where 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,8 +63,8 @@ class Answer:
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of a unary answer, headers of an HTTP one; all lower case, ASCII."""
-        base = (
-            ("phantom-prediction-id", str(uuid.UUID(bytes=self.prediction_id))),
+        base: tuple[tuple[str, str], ...] = (
+            ("phantom-prediction-id", id_text(self.prediction_id)),
             ("phantom-revision", self.revision),
             ("phantom-variant", self.variant),
             ("phantom-route-version", str(self.route_version)),
@@ -73,6 +72,12 @@ class Answer:
         if self.experiment_version:
             base = (*base, ("phantom-experiment-version", str(self.experiment_version)))
         return (*base, ("phantom-fallback", "true")) if self.fallback else base
+
+
+def id_text(prediction_id: bytes) -> str:
+    """16 bytes as a UUID is written."""
+    digits = prediction_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 @dataclass(slots=True)

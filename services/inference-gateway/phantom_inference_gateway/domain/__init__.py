@@ -1,0 +1,1 @@
+"""The gateway's rules as arithmetic. No I/O, no clock, no asyncio: time and randomness come in as arguments."""
