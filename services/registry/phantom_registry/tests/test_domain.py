@@ -14,6 +14,7 @@ from phantom_registry.domain import approvals, pages, versions
 from phantom_registry.domain.approvals import PromotionAsk, State
 from phantom_registry.domain.stages import Stage, check_move, initial_stage
 from phantom_registry.domain.values import Actor, Version, VersionSpec
+from phantom_runtimes.formats import FRAMEWORKS
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DIGEST, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
@@ -240,3 +241,8 @@ def test_a_token_of_another_list_is_refused() -> None:
 def test_no_more_rows_no_token() -> None:
     assert pages.token(None, "fraud") == ""
     assert pages.page(0, "").size == pages.DEFAULT_SIZE
+
+
+def test_the_frameworks_are_those_that_the_runtimes_serve() -> None:
+    served = {found: framework for framework, formats in FRAMEWORKS.items() for found in formats}
+    assert served == versions.FRAMEWORK_OF_FORMAT
