@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, runtime_checkable
 
+import uvloop
+
 from phantom_platform.telemetry import logs
 
 if TYPE_CHECKING:
@@ -229,7 +231,6 @@ class Application:
 
 def run(build: Callable[[], Application]) -> NoReturn:
     """The last line of every `__main__`: build the application inside a uvloop, run it, exit with its code."""
-    import uvloop  # here, so that importing this module costs the SDK's users nothing
 
     async def main() -> int:
         return await build().run()

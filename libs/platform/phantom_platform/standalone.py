@@ -36,6 +36,19 @@ TOPICS_RETRY_S = 2.0
 Build = Callable[[ServiceContext], Application]
 
 
+class Telemetry:
+    """A part that, as the last one to stop, hands over the spans and lines that are still buffered."""
+
+    name = "telemetry"
+
+    async def start(self) -> None:
+        """Configured already, so that building can log."""
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(tracing.shutdown)
+        logs.flush()
+
+
 class Topics:
     """A part that makes the catalogue's topics as they should be. While Kafka is away it goes on trying.
 
@@ -77,6 +90,7 @@ def standalone(name: str, *builds: Build) -> Application:
     logs.configure(name, telemetry.log_level)
     tracing.configure(name, telemetry.otlp_endpoint)
     app = Application(name)
+    app.add(Telemetry())
     context = _shared(app, name)
     for build in builds:
         app.merge(build(context))

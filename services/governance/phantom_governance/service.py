@@ -26,6 +26,9 @@ from phantom_platform.errors import AlreadyExists, Conflict, Exhausted, Refused,
 from phantom_platform.identity.tokens import SigningKey, sign
 from phantom_platform.postgres import Transaction
 from phantom_platform.rpc.context import Caller
+from phantom_platform.telemetry import logs
+
+log = logs.get(__name__)
 
 
 class Credential(Protocol):
@@ -132,7 +135,7 @@ class Governance:
         credential = await self._principals.credential(service, "service")
         stored = credential.secret_hash if credential else ""
         if not hmac.compare_digest(stored, hash_service_key(key)) or credential is None:
-            self._metrics.logins.labels("service", "wrong").inc()
+            self._wrong("service", service)
             raise Unauthenticated(
                 f"the key is not that of service {service}; read it from secrets/{service}.key of the data directory",
                 code="invalid_credentials",
@@ -195,7 +198,7 @@ class Governance:
         credential = await self._principals.credential(username, "user")
         is_right = await self._passwords.matches(credential.secret_hash if credential else None, password)
         if credential is None or not is_right:
-            self._metrics.logins.labels("user", "wrong").inc()
+            self._wrong("user", username)
             raise Unauthenticated("the username or the password is wrong", code="invalid_credentials")
         self._succeed("user", username)
         return credential
@@ -216,6 +219,10 @@ class Governance:
     def _succeed(self, kind: str, name: str) -> None:
         self._throttle.succeeded(f"{kind}/{name}")
         self._metrics.logins.labels(kind, "ok").inc()
+
+    def _wrong(self, kind: str, name: str) -> None:
+        self._metrics.logins.labels(kind, "wrong").inc()
+        log.warning("login refused", action="login_refused", kind=kind, principal=name)
 
     async def _repeated(self, tx: Transaction, user: Principal, request_id: str) -> Principal:
         found = await self._principals.find(tx, user.name)

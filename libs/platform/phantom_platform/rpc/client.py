@@ -26,6 +26,10 @@ RENEW_AT = 2 / 3
 ISSUE_TIMEOUT_S = 10.0
 
 
+_RECONNECT = [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 2000)]
+"""By default a channel tries again only every two minutes once a server was away for a while."""
+
+
 class Tokens(Protocol):
     """Where a channel gets its bearer token."""
 
@@ -112,7 +116,9 @@ def control_channel(address: str, tokens: Tokens | None) -> grpc.aio.Channel:
         _StreamUnary(headers),
         _StreamStream(headers),
     ]
-    return grpc.aio.insecure_channel(address, options=message_options(), interceptors=interceptors)
+    return grpc.aio.insecure_channel(
+        address, options=[*message_options(), *_RECONNECT], interceptors=interceptors
+    )
 
 
 class _Headers:

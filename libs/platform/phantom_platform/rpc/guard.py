@@ -21,7 +21,7 @@ from opentelemetry import trace
 
 from phantom_platform import audit, ids
 from phantom_platform.audit import AuditContext
-from phantom_platform.errors import DeadlineExceeded, Exhausted, PhantomError
+from phantom_platform.errors import DeadlineExceeded, Exhausted, PhantomError, Unavailable
 from phantom_platform.identity.tokens import TokenVerifier
 from phantom_platform.rpc import call as calls
 from phantom_platform.rpc.call import Call
@@ -36,6 +36,9 @@ log = logs.get(__name__)
 
 MAX_AUDITS_IN_FLIGHT = 64
 """Refusals being written at once. A flood of calls without a token must not become a flood of transactions."""
+
+AUDIT_TIMEOUT_S = 2.0
+"""While Postgres is away, a refusal is answered after this time, and its lost record counted."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -157,12 +160,15 @@ class Guard:
         is_forbidden = call.code is grpc.StatusCode.PERMISSION_DENIED
         if call.servicer.audit is None or not (call.method.mutates or is_forbidden):
             return
+        if isinstance(error, Unavailable | DeadlineExceeded):
+            return  # nobody refused it, and the sink needs the same Postgres
         context = audit.audit_context.get() or _audit_context(call)
         self._audits += 1
         try:
             if self._audits > MAX_AUDITS_IN_FLIGHT:
                 raise Exhausted("too many refusals at once", code="too_many_refusals")
-            await call.servicer.audit.refused(context, error.code)
+            async with asyncio.timeout(AUDIT_TIMEOUT_S):
+                await call.servicer.audit.refused(context, error.code)
         except Exception as failure:
             self._metrics.audits_lost.labels(service=call.method.service, method=call.method.name).inc()
             log.error(

@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from phantom_platform.errors import Refused
+from phantom_platform.telemetry import logs
+
+log = logs.get(__name__)
 
 
 class MetricsServer:
@@ -54,6 +57,7 @@ class MetricsServer:
                 address=f"{self._host}:{self._port}",
             ) from error
         self._runner = runner
+        log.info("metrics listening", action="metrics_listening", address=f"{self._host}:{self.port}")
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -41,7 +41,7 @@ class Serving:
 @asynccontextmanager
 async def serving(
     *servicers: Servicer,
-    verifier: TokenVerifier,
+    verifier: TokenVerifier | None,
     unready: Callable[[], Mapping[str, str]] = dict,
     limits: ServerLimits = _QUICK,
 ) -> AsyncIterator[Serving]:

@@ -9,6 +9,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from phantom.governance.v1 import governance_service_pb2 as pb
 from phantom.governance.v1 import governance_service_pb2_grpc as stubs
+from phantom.modelserver.v1 import model_server_service_pb2 as model_pb
+from phantom.modelserver.v1 import model_server_service_pb2_grpc as model_stubs
 from phantom.registry.v1 import registry_service_pb2 as registry_pb
 from phantom.registry.v1 import registry_service_pb2_grpc as registry_stubs
 from phantom_platform import audit, rpc
@@ -506,3 +508,64 @@ async def test_calls_are_counted_by_method_and_code():
         for code in ("OK", "UNAUTHENTICATED"):
             assert value("phantom_rpc_handled_total", {**labels, "code": code}) == 1
             assert value("phantom_rpc_handling_seconds_count", {**labels, "code": code}) == 1
+
+
+async def test_a_conversation_of_two_streams_is_guarded_too():
+    async def frames(requests, context):
+        async for request in requests:
+            if request.open.revision == "stop":
+                raise Refused("no more", code="draining")
+            yield model_pb.FramesResponse()
+
+    async def talk():
+        for revision in ("go", "go", "stop"):
+            request = model_pb.FramesRequest()
+            request.open.revision = revision
+            yield request
+
+    answers = []
+    servicer = standing_in("phantom.modelserver.v1.ModelServerService", Frames=frames)
+    async with (
+        serving(servicer, verifier=None) as server,
+        rpc.control_channel(server.address, None) as channel,
+    ):
+        with pytest.raises(Refused) as refused:
+            await collect(model_stubs.ModelServerServiceStub(channel).Frames(talk(), timeout=10), answers)
+    assert (refused.value.code, len(answers)) == ("draining", 2)
+
+
+async def collect(answers, into: list) -> None:
+    with rpc.translated():
+        async for answer in answers:
+            into.append(answer)
+
+
+async def test_a_sink_that_hangs_delays_the_answer_by_a_bounded_time(monkeypatch):
+    class Hanging:
+        async def refused(self, context, error_code):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("phantom_platform.rpc.guard.AUDIT_TIMEOUT_S", 0.05)
+    async with (
+        serving(standing_in(GOVERNANCE, audit=Hanging()), verifier=Issuer().verifier) as server,
+        rpc.control_channel(server.address, None) as channel,
+    ):
+        with pytest.raises(Unauthenticated), rpc.translated():
+            await stubs.GovernanceServiceStub(channel).CreateUser(pb.CreateUserRequest(), timeout=5)
+
+
+async def test_a_temporary_failure_is_no_refusal():
+    issuer, sink = Issuer(), MemoryAuditSink()
+
+    async def create(request, context):
+        raise Unavailable("Postgres is away")
+
+    async with (
+        serving(governance(sink, CreateUser=create), verifier=issuer.verifier) as server,
+        rpc.control_channel(server.address, FixedToken(issuer.token("ada", "*"))) as channel,
+    ):
+        with pytest.raises(Unavailable), rpc.translated():
+            await stubs.GovernanceServiceStub(channel).CreateUser(
+                pb.CreateUserRequest(username="b", password="p")
+            )
+    assert sink.refusals == []

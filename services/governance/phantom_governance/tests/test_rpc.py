@@ -21,6 +21,7 @@ from phantom_platform.errors import (
     Refused,
     Unauthenticated,
 )
+from phantom_platform.telemetry import tracing
 from phantom_platform.testing.audit import assert_audited
 from phantom_platform.testing.waiting import until
 
@@ -247,6 +248,36 @@ async def test_changes_and_refusals_reach_the_topics(running):
         ("admin", "users/audited", "ok")
     ]
     assert any(each["error_code"] == "token_missing" and each["principal"] == "anonymous" for each in calls)
+
+
+async def test_one_trace_leads_from_the_caller_to_the_event(running):
+    tracing.configure("test")
+    admin = await running.admin()
+    with tracing.span("user action") as span:
+        await create(running, admin, "traced", request_id="traced-1")
+    trace_id = format(span.get_span_context().trace_id, "032x")
+    consumer = AIOKafkaConsumer(
+        topics.ACCESS.name,
+        topics.AUDIT.name,
+        bootstrap_servers=running.context.kafka_bootstrap,
+        auto_offset_reset="earliest",
+    )
+    await consumer.start()
+    found = []
+
+    async def both_are_there() -> bool:
+        polled = await consumer.getmany(timeout_ms=200)
+        for record in (each for batch in polled.values() for each in batch):
+            if dict(record.headers).get("traceparent", b"").split(b"-")[1:2] == [trace_id.encode()]:
+                found.append(json.loads(record.value))
+        return len(found) >= 2
+
+    try:
+        await until(both_are_there)
+    finally:
+        await consumer.stop()
+    assert {each["principal"] for each in found} == {"traced", "admin"}
+    assert trace_id in {each.get("trace_id") for each in found}
 
 
 async def read(bootstrap: str, *names: str) -> list[tuple[str, dict]]:
