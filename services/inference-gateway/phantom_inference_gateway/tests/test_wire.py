@@ -43,8 +43,7 @@ def test_scanning_and_parsing_agree_on_any_bytes(body):
     def outcome(read):
         try:
             head = wire.Head(read(body))
-        except Exception as error:
-            assert isinstance(error, wire.DecodeError)
+        except wire.DecodeError:
             return None
         return head.model_name, head.model_version, head.request_id
 
@@ -60,14 +59,23 @@ def test_scanning_and_parsing_agree_on_any_bytes(body):
 @pytest.mark.parametrize("floats", [45, 30_000])
 def test_a_truncated_message_is_refused_wherever_it_ends(floats):
     body = message("flights", request_id="r", parameters={"u": "x"}, floats=floats).SerializeToString()
+    head = message("flights", request_id="r", parameters={"u": "x"})
+    fields = {
+        9,
+        12,
+        head.ByteSize(),
+        message("flights", request_id="r", parameters={"u": "x"}, floats=floats).ByteSize(),
+    }
+    tensor = message("", floats=floats)
+    del tensor.raw_input_contents[:]
+    fields.add(head.ByteSize() + tensor.ByteSize())
     for length in [*range(1, min(len(body), 60)), len(body) - 1, len(body) // 2]:
-        try:
-            head = wire.read_head(body[:length])
-        except Invalid as refused:
-            assert refused.code == "unparsable_request"
-            assert "inference.ModelInferRequest" in refused.message
-        else:  # cut exactly between two fields
-            assert "flights".startswith(head.model_name)
+        if length in fields:  # cut exactly between two of them
+            assert wire.read_head(body[:length]).model_name == "flights"
+            continue
+        with pytest.raises(Invalid, match=r"inference\.ModelInferRequest") as refused:
+            wire.read_head(body[:length])
+        assert refused.value.code == "unparsable_request"
 
 
 @pytest.mark.parametrize("padding", [0, 100_000])

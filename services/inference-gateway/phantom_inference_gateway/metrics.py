@@ -1,0 +1,114 @@
+"""What the gateway counts: plain numbers while it serves, made into Prometheus families when somebody asks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_STATUS = ("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+           "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+           "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED")  # fmt: skip
+_PREFIX = "phantom_gateway_"
+
+
+class _Series:
+    __slots__ = ("buckets", "total_s")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS_S) + 1)
+        self.total_s = 0.0
+
+
+class GatewayMetrics(Collector):
+    """The use case's observer, and a collector. Register it with the process's registry.
+
+    `counters` and `gauges` are read at each scrape: name without prefix → (help, value).
+    """
+
+    def __init__(self) -> None:
+        self.retries = self.fallbacks = self.shed = self.cancelled = 0
+        # Calls that end before their endpoint is known, by reason.
+        self.refused: dict[str, int] = {}
+        self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        # Endpoint key → applied route version.
+        self.versions: Callable[[], Mapping[str, int]] = dict
+        self._series: dict[tuple[str, str, str, int], _Series] = {}
+
+    def observe(self, key: str, revision: str, variant: str, status: int, seconds: float) -> None:
+        """One call ended."""
+        labels = (key, revision, variant, status)
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = _Series()
+        series.buckets[bisect_left(BOUNDS_S, seconds)] += 1
+        series.total_s += seconds
+
+    def refuse(self, reason: str) -> None:
+        """One call ended before its endpoint was known: unparsable, unknown, shed, not allowed."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._requests()
+        refused = CounterMetricFamily(
+            f"{_PREFIX}refused", "Calls that left no record, by reason", labels=["reason"]
+        )
+        for reason, count in self.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
+        versions = GaugeMetricFamily(
+            f"{_PREFIX}route_version", "Applied route version", labels=["workspace", "endpoint"]
+        )
+        for key, version in self.versions().items():
+            versions.add_metric(key.split("/", 1), version)
+        yield versions
+        own: dict[str, tuple[str, Callable[[], float]]] = {
+            "retries": ("Further attempts at calls", lambda: self.retries),
+            "fallbacks": (
+                "Answers of the stable revision in place of the assigned one",
+                lambda: self.fallbacks,
+            ),
+            "shed": ("Calls refused because too many were under way", lambda: self.shed),
+            "cancelled": ("Calls whose client went away", lambda: self.cancelled),
+        }
+        for name, (help_text, value) in {**own, **self.counters}.items():
+            yield CounterMetricFamily(_PREFIX + name, help_text, value=value())
+        for name, (help_text, value) in self.gauges.items():
+            yield GaugeMetricFamily(_PREFIX + name, help_text, value=value())
+
+    def _requests(self) -> Iterable[Metric]:
+        labels = ["workspace", "endpoint", "revision", "variant"]
+        requests = CounterMetricFamily(
+            f"{_PREFIX}requests", "Calls by how they ended", labels=[*labels, "status"]
+        )
+        latency = HistogramMetricFamily(f"{_PREFIX}latency_seconds", "Received to answered", labels=labels)
+        merged: dict[tuple[str, str, str], _Series] = {}
+        for (key, revision, variant, status), series in self._series.items():
+            name = _STATUS[status] if 0 <= status < len(_STATUS) else str(status)
+            requests.add_metric([*key.split("/", 1), revision, variant, name], sum(series.buckets))
+            into = merged.setdefault((key, revision, variant), _Series())
+            into.buckets = [a + b for a, b in zip(into.buckets, series.buckets, strict=True)]
+            into.total_s += series.total_s
+        for (key, revision, variant), series in merged.items():
+            latency.add_metric(
+                [*key.split("/", 1), revision, variant], _cumulated(series.buckets), sum_value=series.total_s
+            )
+        yield requests
+        yield latency
+
+
+def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:
+    total, out = 0, []
+    for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), buckets, strict=True):
+        total += count
+        out.append((bound, float(total)))
+    return out
