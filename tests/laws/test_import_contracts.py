@@ -18,7 +18,7 @@ PACKAGES += [ROOT / "deploy" / "local", ROOT / "demo"]
 
 # Contract (the start of its name) → a module and the import that must not be there.
 PLANTED = {
-    "(1) Services": ("services/registry/phantom_registry/service.py", "import phantom_deployer"),
+    "(1) Services": ("services/registry/phantom_registry/rpc.py", "import phantom_deployer"),
     "(2) Domains": ("services/monitor/phantom_monitor/domain/counts.py", "import asyncio"),
     "(3) A service's rooms": (
         "services/governance/phantom_governance/service.py",
