@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -92,6 +93,8 @@ class PostgresServer(EmbeddedServer):
         """Create the cluster where there is none, and take away what a killed server left behind."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         drop = drop_root()
+        if drop.user:
+            _let_through(self.data_dir.parent)
         self._make_socket_dir(drop)
         if not self._cluster.is_dir():
             self._create_cluster(drop)
@@ -228,6 +231,7 @@ def _run(drop: DropRoot, argv: list[str], text: str = "") -> None:
         check=False,
         env=_environment(),
         user=drop.user,
+        group=pwd.getpwnam(drop.user).pw_gid if drop.user else None,
         extra_groups=[] if drop.user else None,
         cwd="/",
     )
@@ -252,6 +256,13 @@ def _is_postmaster(pid: int, cluster: Path) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and str(cluster) in process.cmdline()
     except psutil.Error:
         return False
+
+
+def _let_through(folder: Path) -> None:
+    """Let others reach what they are given below our folder, and read nothing else in it."""
+    mode = folder.stat().st_mode
+    if folder.stat().st_uid == os.getuid() and not mode & stat.S_IXOTH:
+        folder.chmod(mode | stat.S_IXOTH)
 
 
 def _give(folder: Path, user: str) -> None:

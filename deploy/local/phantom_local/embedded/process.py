@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import signal
 import socket
 import subprocess
@@ -42,6 +43,7 @@ class Launch:
                 start_new_session=True,
                 pass_fds=self.inherit,
                 user=self.user,
+                group=pwd.getpwnam(self.user).pw_gid if self.user else None,
                 extra_groups=[] if self.user else None,
             )
 

@@ -4,17 +4,19 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from phantom_local.embedded import jars, java
 from phantom_local.embedded.kafka import KafkaServer, broker_count
-from phantom_local.embedded.postgres import PostgresServer
+from phantom_local.embedded.postgres import DropRoot, PostgresServer
 from phantom_local.embedded.process import EmbeddedServer, Launch, ServerError, free_port, is_port_free
 
 pytestmark = pytest.mark.integration
@@ -40,6 +42,21 @@ async def test_postgres_answers_over_its_socket_and_keeps_what_was_written_after
     connection = await asyncpg.connect(postgres.dsn)
     assert await connection.fetchval("select n from kept") == 42
     await connection.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+async def test_root_without_user_namespaces_starts_postgres_as_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("phantom_local.embedded.postgres.drop_root", lambda: DropRoot(user="nobody"))
+    with tempfile.TemporaryDirectory() as folder:  # of mode 0700, as a data directory is
+        server = PostgresServer(Path(folder) / "postgres", durable=False)
+        server.start()
+        connection = await asyncpg.connect(server.dsn)
+        assert await connection.fetchval("select 42") == 42
+        await connection.close()
+        assert psutil.Process(server.pid).username() == "nobody"
+        server.stop()
 
 
 def test_postgres_lets_nobody_else_connect(postgres: PostgresServer) -> None:
