@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 SILENT_AFTER_S = 10.0
@@ -50,6 +51,8 @@ class Gateway:
     progress: dict[str, Progress] = field(default_factory=dict)
     silence_s: float = 0.0
     was_heard: bool = False
+    # By Kafka's clock.
+    last_seen: datetime | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -80,17 +83,18 @@ class Acknowledgements:
     def read_through(self) -> float | None:
         return self._read_through
 
-    def join(self, boot_id: str) -> bool:
+    def join(self, boot_id: str, seen: datetime | None = None) -> bool:
         """A join record, or a boot id from the table. True where it was not known."""
         is_new = boot_id not in self._gateways
         gateway = self._gateways.setdefault(boot_id, Gateway(boot_id))
         gateway.was_heard = True
         gateway.silence_s = 0.0
+        gateway.last_seen = seen or gateway.last_seen
         return is_new
 
-    def heartbeat(self, boot_id: str, progress: Mapping[str, Progress]) -> bool:
+    def heartbeat(self, boot_id: str, progress: Mapping[str, Progress], seen: datetime | None = None) -> bool:
         """A heartbeat, which tells of every endpoint at once. True where the gateway was not known."""
-        is_new = self.join(boot_id)
+        is_new = self.join(boot_id, seen)
         self._gateways[boot_id].progress = dict(progress)
         return is_new
 

@@ -91,7 +91,9 @@ class Replica:
     is_leaving: bool = False
     drain_sent_at: datetime | None = None
     reason: str = ""
-    # Route key → first version of that route without this replica.
+    # The newest version of some route names it.
+    is_routed: bool = False
+    # Of routes that named it: route key → first version without it.
     departures: tuple[tuple[str, int], ...] = ()
 
     @property

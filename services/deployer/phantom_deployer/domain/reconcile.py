@@ -81,8 +81,6 @@ class Surroundings:
 
     now: datetime
     observations: Mapping[str, Observation]
-    # Replicas that the newest record of any route names.
-    routed: frozenset[str]
     # None once no gateway can use a version of that route older than this one.
     waiting: Callable[[str, int], Waiting | None]
     # Revision → running experiment that uses it; None while experiments are not known: then nothing is withdrawn.
@@ -110,6 +108,12 @@ def step(
     return Step(work.deployment, tuple(work.facts), tuple(work.effects))
 
 
+def departed(replica: Replica, waiting: Callable[[str, int], Waiting | None]) -> Waiting | None:
+    """None where every route that named the replica is acknowledged without it."""
+    waits = (waiting(route, version) for route, version in replica.departures)
+    return next((each for each in waits if each is not None), None)
+
+
 class _Step:
     def __init__(
         self, deployment: Deployment, around: Surroundings, mint: Callable[[], str], policy: Policy
@@ -118,6 +122,8 @@ class _Step:
         self.facts: list[Fact] = []
         self.effects: list[Effect] = []
         self._around = around
+        # Only a leave-taking that is committed keeps other deployments from routing to the replica.
+        self._has_left = frozenset(each.id for each in deployment.processes if each.is_leaving)
         self._now = around.now
         self._mint = mint
         self._policy = policy
@@ -278,7 +284,7 @@ class _Step:
             if self._has_ended(replica):
                 self.deployment = self.deployment.without_process(replica.id)
                 self.effects.append(Effect("forget", replica))
-            elif replica.id not in self._around.routed:
+            elif replica.id in self._has_left and not replica.is_routed:
                 self._drain(replica)
 
     def _has_ended(self, replica: Replica) -> bool:
@@ -288,9 +294,7 @@ class _Step:
         return seen is not None and self._is_dead(replica, seen)
 
     def _drain(self, replica: Replica) -> None:
-        waiting = self.departed(replica)
-        if waiting is not None:
-            self._set(replace(replica, reason=waiting.reason))
+        if departed(replica, self._around.waiting) is not None:
             return
         if replica.drain_sent_at is None:
             replica = replace(replica, drain_sent_at=self._now, reason="told to stop")
@@ -306,11 +310,6 @@ class _Step:
             self.effects.append(Effect("terminate", replica))
         elif not seen.is_draining:
             self.effects.append(Effect("drain", replica))
-
-    def departed(self, replica: Replica) -> Waiting | None:
-        """None where every route that named the replica is acknowledged without it."""
-        waits = (self._around.waiting(route, version) for route, version in replica.departures)
-        return next((each for each in waits if each is not None), None)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

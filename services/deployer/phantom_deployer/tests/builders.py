@@ -60,14 +60,13 @@ class World:
         self.policy = policy or Policy()
         self.now = START
         self.observations: dict[str, Observation] = {}
-        self.routed: frozenset[str] = frozenset()
         self.acknowledged = True
         self.used: Mapping[str, str] | None = {}
         self.mint = mint()
         self.facts: list[object] = []
 
     def step(self) -> Step:
-        around = Surroundings(self.now, self.observations, self.routed, self._waiting, self.used)
+        around = Surroundings(self.now, self.observations, self._waiting, self.used)
         done = step(self.deployment, around, self.mint, self.policy)
         self.deployment = done.deployment
         self.facts.extend(done.facts)

@@ -1,0 +1,117 @@
+"""The deployer, wired."""
+
+from __future__ import annotations
+
+import secrets
+
+import grpc
+
+from phantom.deployer.v1.deployer_service_pb2_grpc import add_DeployerServiceServicer_to_server
+from phantom_deployer.bell import Bell
+from phantom_deployer.consumers import AckReader, RunningExperiments, routes_projection
+from phantom_deployer.domain.acknowledgement import Acknowledgements
+from phantom_deployer.domain.reconcile import Policy
+from phantom_deployer.local_backend import LocalBackend, LocalSettings
+from phantom_deployer.metrics import Metrics
+from phantom_deployer.reconciler import Reconciler
+from phantom_deployer.remotes import GrpcArtifactTokens, GrpcModels
+from phantom_deployer.replica_calls import ReplicaCalls
+from phantom_deployer.rpc import SERVICE, DeployerRpc
+from phantom_deployer.service import Convergence, Deployments, Queries
+from phantom_deployer.settings import DeployerSettings
+from phantom_deployer.store import MIGRATIONS, SCHEMA, PostgresDeployments
+from phantom_platform import ids, rpc
+from phantom_platform.lifecycle import Application, Readiness, Task
+from phantom_platform.postgres import Database, OutboxRelay
+from phantom_platform.rpc import control_channel
+from phantom_platform.service import ServiceContext
+
+
+class Connections:
+    """A part: the calls to other services and to replicas, let go at the end."""
+
+    name = "deployer-connections"
+
+    def __init__(self, channel: grpc.aio.Channel, backend: LocalBackend) -> None:
+        self._channel = channel
+        self._backend = backend
+
+    async def start(self) -> None:
+        """Connects when it is needed."""
+
+    async def stop(self) -> None:
+        await self._backend.close()
+        await self._channel.close()
+
+
+def build(context: ServiceContext, settings: DeployerSettings) -> Application:
+    """Postgres, what Kafka tells, the use cases over both, the door in front, the reconciler behind."""
+    app = Application("deployer")
+    database = app.add(_database(context))
+    app.add(OutboxRelay(database, context.producer))
+    store, metrics = PostgresDeployments(database), Metrics(context.registry)
+    channel = control_channel(context.control_address, context.token_source("deployer"))
+    backend = _backend(context, settings, channel)
+    app.add(Connections(channel, backend))
+
+    acks, bell = Acknowledgements(), Bell()
+    reader = app.add(AckReader(context.kafka_bootstrap, store, acks, context.clock, bell, metrics))
+    app.add(routes_projection(context.kafka_bootstrap, acks, context.clock, bell, context.registry))
+    experiments = RunningExperiments(
+        context.kafka_bootstrap, lambda key: reconciler.wake_key(key), context.registry
+    )
+    convergence = Convergence(store, experiments, acks, mint=ids.new_id, policy=_policy(settings))
+    reconciler = Reconciler(convergence, backend, store, context.clock, metrics, bell)
+    app.add(experiments.projection)
+    app.add(Task("deployer-reconciler", reconciler.run))
+
+    deployments = Deployments(
+        store,
+        GrpcModels(channel),
+        experiments,
+        wake=reconciler.wake,
+        entropy=lambda: secrets.token_hex(8),
+    )
+    queries = Queries(store, acks, context.clock, bell.heard)
+    door = DeployerRpc(deployments, queries, context.clock, acks.waiting)
+    app.servicers.append(
+        rpc.servicer(
+            add_DeployerServiceServicer_to_server, door, SERVICE, audit=rpc.DatabaseAuditSink(database)
+        )
+    )
+    app.readiness["route-acks"] = lambda: Readiness(
+        reader.current.is_set(), "what gateways have acknowledged has not been read yet: nothing is withdrawn"
+    )
+    return app
+
+
+def _database(context: ServiceContext) -> Database:
+    return Database(
+        context.postgres_dsn,
+        SCHEMA,
+        migrations=MIGRATIONS,
+        clock=context.clock,
+        source="phantom/deployer",
+        max_size=12,
+    )
+
+
+def _backend(context: ServiceContext, settings: DeployerSettings, channel: grpc.aio.Channel) -> LocalBackend:
+    local = LocalSettings(
+        data_dir=context.data_dir,
+        registry_address=context.control_address,
+        drain_timeout_s=settings.drain_timeout_s,
+        allow_pickle=settings.allow_pickle,
+        threads=settings.replica_threads,
+        log_level=settings.telemetry.log_level,
+        otlp_endpoint=settings.telemetry.otlp_endpoint,
+    )
+    return LocalBackend(local, GrpcArtifactTokens(channel), context.clock, ReplicaCalls())
+
+
+def _policy(settings: DeployerSettings) -> Policy:
+    return Policy(
+        drain_timeout_s=settings.drain_timeout_s,
+        startup_timeout_s=settings.startup_timeout_s,
+        unresponsive_s=settings.unresponsive_s,
+    )

@@ -1,0 +1,147 @@
+"""Facts become events, a route becomes its record, and both commit with the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from phantom_contracts.events import deployer as events
+from phantom_contracts.events.deployer import BucketRange, DeploymentEvent, RouteRecord, RouteRevision
+from phantom_deployer.domain import facts
+from phantom_deployer.domain.deployment import Deployment
+from phantom_deployer.domain.facts import Fact
+from phantom_deployer.domain.routing import Route, RoutedRevision, desired_route
+from phantom_deployer.domain.values import RouteVersion
+from phantom_deployer.service.ports import Experiments, Work
+
+
+async def commit(
+    work: Work,
+    before: Deployment | None,
+    after: Deployment,
+    happened: Iterable[Fact],
+    *,
+    actor: str,
+    experiments: Experiments,
+) -> Deployment:
+    """Save the deployment, publish its route where that changes, announce what happened. Returns it as saved."""
+    happened = tuple(happened)
+    after = await _publish(work, after, experiments)
+    if after == before and not happened:
+        return after
+    for fact in happened:
+        after = replace(after, version=after.version + 1)
+        work.announce(after.key, to_event(after, fact, actor), after.version)
+    if after.is_deleted:
+        await work.free_names(after.workspace, after.id)
+    await work.save(before, after)
+    return after
+
+
+async def _publish(work: Work, deployment: Deployment, experiments: Experiments) -> Deployment:
+    latest = _record(await work.route(deployment.workspace, deployment.id, 0))
+    wanted = experiments.arms(deployment.key)
+    if wanted is None:  # not known yet: as they are
+        wanted = tuple(each.id for each in latest.revisions) if latest else ()
+    own = {each.id for each in deployment.revisions}
+    foreign = [each for each in wanted if each not in own]
+    arms = await work.arms(deployment.workspace, foreign) if foreign else []
+    route = desired_route(deployment, arms)
+    if _is_same(deployment.workspace, route, latest):
+        return deployment
+    version = deployment.route_version + 1
+    record = to_record(deployment.workspace, route, version) if route else None
+    await work.publish(deployment.workspace, deployment.id, version, record)
+    return replace(deployment, route_version=version, schema=route.schema if route else deployment.schema)
+
+
+def _record(latest: RouteVersion | None) -> RouteRecord | None:
+    if latest is None or latest.record_json is None:
+        return None
+    return RouteRecord.model_validate_json(latest.record_json)
+
+
+def _is_same(workspace: str, route: Route | None, latest: RouteRecord | None) -> bool:
+    if route is None or latest is None:
+        return route is None and latest is None
+    return to_record(workspace, route, latest.version) == latest
+
+
+def to_record(workspace: str, route: Route, version: int) -> RouteRecord:
+    return RouteRecord(
+        workspace=workspace,
+        version=version,
+        endpoint=route.endpoint,
+        aliases=route.aliases,
+        endpoint_schema=route.schema,
+        hash_field=route.hash_field,
+        salt=route.salt,
+        allocations=tuple(BucketRange(start=a.start, end=a.end, arm=a.arm) for a in route.allocations),
+        arms=dict(route.arms),
+        revisions=tuple(_to_revision(each) for each in route.revisions),
+    )
+
+
+def _to_revision(routed: RoutedRevision) -> RouteRevision:
+    model = routed.revision.model
+    replicas = sorted(routed.replicas, key=lambda each: each.id)
+    return RouteRevision(
+        id=routed.revision.id,
+        model_id=model.model_id,
+        model_version=model.version,
+        digest=model.digest,
+        replicas=tuple(events.Replica(id=each.id, address=each.address) for each in replicas),
+        model_schema=model.model_schema,
+        pinnable=routed.is_pinnable,
+    )
+
+
+def to_event(deployment: Deployment, fact: Fact, actor: str) -> DeploymentEvent:
+    """The event of a fact, after the state that it led to."""
+    common: dict[str, Any] = {
+        "workspace": deployment.workspace,
+        "deployment_id": deployment.id,
+        "environment": deployment.environment,
+        "actor": actor,
+        "reason": fact.reason,
+    }
+    version = deployment.route_version
+    match fact:
+        case facts.Created(model_version, replicas):
+            return events.DeploymentCreated(
+                **common, model_id=deployment.model_id, model_version=model_version, replicas=replicas
+            )
+        case facts.Added(revision):
+            return events.RevisionAdded(**common, revision=revision, **_model(deployment, revision))
+        case facts.BecameReady(revision):
+            return events.RevisionReady(**common, revision=revision)
+        case facts.Failed(revision, code):
+            return events.RevisionFailed(**common, revision=revision, error_code=code)
+        case facts.WeightSet(revision, bp, previous):
+            return events.CanaryWeightSet(
+                **common,
+                revision=revision,
+                percent=bp / 100,
+                previous_percent=previous / 100,
+                route_version=version,
+            )
+        case facts.RolledBack(revision):
+            return events.CanaryRolledBack(**common, revision=revision, route_version=version)
+        case facts.Completed(revision, previous_revision):
+            return events.RolloutCompleted(
+                **common, revision=revision, previous_revision=previous_revision, route_version=version
+            )
+        case facts.Withdrawn(revision):
+            return events.RevisionWithdrawn(**common, revision=revision)
+        case facts.Restarted(revision, replica, restarts):
+            return events.ReplicaRestarted(**common, revision=revision, replica=replica, restarts=restarts)
+        case facts.Deleted():
+            return events.DeploymentDeleted(**common)
+
+
+def _model(deployment: Deployment, revision_id: str) -> dict[str, str]:
+    revision = deployment.revision(revision_id)
+    assert revision is not None  # it was added in this very change
+    model = revision.model
+    return {"model_id": model.model_id, "model_version": model.version, "digest": model.digest}
