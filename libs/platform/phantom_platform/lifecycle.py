@@ -233,6 +233,11 @@ def run(build: Callable[[], Application]) -> NoReturn:
     """The last line of every `__main__`: build the application inside a uvloop, run it, exit with its code."""
 
     async def main() -> int:
-        return await build().run()
+        try:
+            app = build()
+        except Exception as error:
+            log.critical("cannot be set up", action="build_failed", error=str(error), exc_info=error)
+            return 1
+        return await app.run()
 
     sys.exit(uvloop.run(main()))

@@ -1,4 +1,5 @@
-"""Which of Postgres's failures are temporary: they become `Unavailable`; every other one passes as it is."""
+"""Which of Postgres's failures are temporary: they become `Unavailable`. A text it cannot store is the caller's
+mistake, `Invalid`; every other failure passes as it is."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from phantom_platform.errors import Unavailable
+from phantom_platform.errors import Invalid, Unavailable
 
 # SQLSTATE classes and codes after which the same work may succeed when it is done again.
 _AWAY = ("08", "53", "57P01", "57P02", "57P03", "57P05", "25006", "58030")
 _REPEAT = ("40001", "40P01", "55P03", "57014")
+# A caller's text with a NUL in it, as text or inside JSON.
+_UNSTORABLE = ("22021", "22P05")
 RETRY_AFTER_S = 0.5
 
 
@@ -56,4 +59,8 @@ def translated() -> Iterator[None]:
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if (temporary := unavailable(error)) is not None:
             raise temporary from error
+        if getattr(error, "sqlstate", None) in _UNSTORABLE:
+            raise Invalid(
+                "a text contains a character that cannot be stored (NUL)", code="invalid_text"
+            ) from error
         raise

@@ -21,6 +21,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 TRACEPARENT = "traceparent"
 
+# Finds the provider when it is configured, once; asking for a tracer each time costs more than its span.
+_tracer = trace.get_tracer("phantom")
 _propagator = TraceContextTextMapPropagator()
 Attribute = str | bool | int | float
 
@@ -59,8 +61,7 @@ def span(
     **attrs: Attribute,
 ) -> Iterator[Span]:
     """A span around a block, current inside it; an exception that leaves the block marks it failed."""
-    tracer = trace.get_tracer("phantom")
-    with tracer.start_as_current_span(
+    with _tracer.start_as_current_span(
         name, context=parent, kind=kind, attributes={**(attributes or {}), **attrs}
     ) as current:
         yield current

@@ -34,6 +34,7 @@ class Running:
     app: Application
     context: ServiceContext
     address: str
+    _admin: str = ""
 
     def channel(self, token: str | None = None) -> grpc.aio.Channel:
         return rpc.control_channel(self.address, FixedToken(token) if token else None)
@@ -45,9 +46,11 @@ class Running:
                 return (await stubs.GovernanceServiceStub(channel).Login(request, timeout=20)).token
 
     async def admin(self) -> str:
-        """The administrator's token, by the password in the file."""
-        password = (self.context.secrets_dir / "admin-password").read_text().strip()
-        return (await self.login("admin", password)).value
+        """The administrator's token, by the password in the file; one a module."""
+        if not self._admin:
+            password = (self.context.secrets_dir / "admin-password").read_text().strip()
+            self._admin = (await self.login("admin", password)).value
+        return self._admin
 
 
 def assemble(

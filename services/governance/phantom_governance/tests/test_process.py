@@ -120,3 +120,11 @@ async def test_with_kafka_away_it_waits_and_says_what_for(postgres_dsn, tmp_path
         assert refused.value.code == "token_unknown_key"
         running.process.send_signal(signal.SIGTERM)
         assert await running.end() == 0
+
+
+async def test_a_setting_that_cannot_be_is_refused_by_name(kafka_bootstrap, postgres_dsn, tmp_path):
+    async with governance(kafka_bootstrap, postgres_dsn, tmp_path, port="65536") as running:
+        assert await running.end() == 1
+        error = (await running.line("build_failed"))["error"]
+    assert "port" in error
+    assert "65536" in error
