@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,19 +123,15 @@ class Decoder:
             shape = tensor.shape
             if shape[:1] != [rows] or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
                 raise wrong("wrong_shape", tensor.name, f"[{rows}] or [{rows}, 1]", str(list(shape)))
+        # lengths are checked before anything is made as large as a shape claims to be
+        parts = [_gathered(inputs, raw, rows, datatype, sources) for datatype, sources, _ in plan.groups]
         projection = self.projection
-        numbers: Numbers = np.full((rows, len(projection.number_columns)), np.nan, dtype=plan.kind)
-        for datatype, sources, columns in plan.groups:
-            if raw is None:
-                values = np.concatenate([from_typed(inputs[place], rows) for place in sources])
-            else:
-                for place in sources:
-                    check_length(inputs[place].name, datatype, raw[place], rows)
-                values = from_raw(datatype, b"".join([raw[place] for place in sources]))
-            numbers[:, columns] = values.reshape(len(sources), rows).T
         found: list[list[str] | None] = [None] * len(projection.text_columns)
         for place, column in plan.texts:
             found[column] = texts(inputs[place], None if raw is None else raw[place], rows)
+        numbers: Numbers = np.full((rows, len(projection.number_columns)), np.nan, dtype=plan.kind)
+        for (_, _, columns), values in zip(plan.groups, parts, strict=True):
+            numbers[:, columns] = values.T
         codes, unknown = projection.codes(found, rows)
         return Rows(rows, numbers, found, codes, plan.missing * rows, unknown, raw is not None)
 
@@ -181,6 +178,24 @@ class Decoder:
         if self.projection.text_columns or not self._takes_matrix:
             return f"send one tensor a feature: {listed}"
         return f"send one tensor {MATRIX!r} of shape [rows, {len(names)}], or one a feature: {listed}"
+
+
+def _gathered(
+    inputs: Sequence[ModelInferRequest.InferInputTensor],
+    raw: list[bytes] | None,
+    rows: int,
+    datatype: str,
+    sources: tuple[int, ...],
+) -> Numbers:
+    """The values [inputs, rows] of named tensors of one datatype."""
+    if raw is None:
+        flat = np.concatenate([from_typed(inputs[place], rows) for place in sources])
+    else:
+        for place in sources:
+            check_length(inputs[place].name, datatype, raw[place], rows)
+        flat = from_raw(datatype, b"".join([raw[place] for place in sources]))
+    gathered: Numbers = flat.reshape(len(sources), rows)
+    return gathered
 
 
 def _row_count(tensor: str, rows: int) -> int:

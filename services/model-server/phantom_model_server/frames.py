@@ -21,9 +21,12 @@ from phantom_model_server import failures
 from phantom_model_server.draining import Gate
 from phantom_model_server.service import Answered, Asked, Endpoint, ModelServer
 from phantom_platform.errors import Invalid, Refused
+from phantom_platform.telemetry import logs
 
 DEFAULT_MS = 30_000
 """For calls of a frame that says nothing of their time."""
+
+log = logs.get(__name__)
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -48,6 +51,7 @@ class Stream:
         self._work = work
         self._context = context
         self._endpoint: Endpoint | None = None
+        self._name = ("", "")
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -80,7 +84,14 @@ class Stream:
                 replica_id=launch.replica_id,
                 revision=launch.revision,
             )
+        name = (opening.workspace, opening.endpoint)
         is_first = self._endpoint is None
+        if not is_first and name != self._name:
+            raise Invalid(
+                f"the stream is for {'/'.join(self._name)}; open another one for {'/'.join(name)[:200]}",
+                code="wrong_endpoint",
+            )
+        self._name = name
         self._endpoint = self._work.server.endpoint(_schema(opening.endpoint_schema))
         opened = pb.Opened(
             replica_id=launch.replica_id, revision=launch.revision, schema_version=opening.schema_version
@@ -117,6 +128,8 @@ class Stream:
                     self._work.pool, lambda: self._work.server.answer(endpoint, calls, time.monotonic())
                 )
             await self._answer(sequence, answered)
+        except Exception as error:  # the stream is gone: its gateway knows, and asks another replica
+            log.warning("answer not delivered", action="answer_not_delivered", error=str(error))
         finally:
             self._work.gate.end(len(calls))
 
@@ -131,7 +144,10 @@ class Stream:
         await self._write(pb.FramesResponse(frame=frame))
 
     async def _say_draining(self, route_record: bytes) -> None:
-        await self._write(pb.FramesResponse(draining=pb.Draining(route_record=route_record)))
+        try:
+            await self._write(pb.FramesResponse(draining=pb.Draining(route_record=route_record)))
+        except Exception as error:  # the stream ended in the meantime
+            log.info("draining not delivered", action="draining_not_delivered", error=str(error))
 
     async def _write(self, message: pb.FramesResponse) -> None:
         async with self._writing:  # a context takes one write at a time

@@ -19,7 +19,10 @@ from phantom_model_server.blocks import Packed, Packer
 from phantom_model_server.decoding import Decoder, Rows
 from phantom_model_server.projection import Numbers, Projection
 from phantom_platform.errors import Invalid, PhantomError
+from phantom_platform.telemetry import logs
 from phantom_runtimes import Model, Predictions
+
+log = logs.get(__name__)
 
 
 class Observer(Protocol):
@@ -95,6 +98,10 @@ class ModelServer:
                 decoded = self._decode(endpoint, index, call.body)
             except PhantomError as error:
                 answered.errors[index] = error
+                continue
+            except Exception as error:  # a mistake of ours must not take the neighbours down
+                log.error("decoding failed", action="decoding_failed", exc_info=error)
+                answered.errors[index] = PhantomError("the request could not be decoded", code="internal")
                 continue
             groups.setdefault(decoded.rows.numbers.dtype, []).append(decoded)
         for group in groups.values():

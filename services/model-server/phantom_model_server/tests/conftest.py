@@ -205,6 +205,9 @@ class Gateway:
     async def read(self):
         return await asyncio.wait_for(self._call.read(), 20)
 
+    def cancel(self):
+        self._call.cancel()
+
     async def close(self):
         await self._call.done_writing()
 
@@ -222,4 +225,7 @@ async def gateway(replica, **opening):
         stream = Gateway(stubs.ModelServerServiceStub(channel).Frames())
         opened = await stream.open(replica, **opening)
         assert opened.opened.replica_id == replica.launch["replica_id"]
-        yield stream
+        try:
+            yield stream
+        finally:
+            stream.cancel()  # closing a channel does not end a call that nobody waits for
