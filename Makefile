@@ -5,16 +5,19 @@ SHELL := bash
 bin := .venv/bin
 packages := contracts platform runtimes statistics ml_studio registry deployer inference_gateway monitor \
   model_server governance local demo
-.PHONY: help setup demo test lint types contracts unit generate lock bench clean
+.PHONY: help setup demo demo-stop test lint types contracts unit generate lock bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
 
 setup: ## Create .venv, fetch Kafka, generate the stubs (quick when nothing changed)
 	@tools/setup.sh
 
 demo: setup ## Run the main job end to end on real flights (KEEP=1 leaves it running)
 	@$(bin)/python -m phantom_demo $(if $(KEEP),--keep)
+
+demo-stop: ## Stop a demo that KEEP=1 left running
+	@$(bin)/python -m phantom_demo --stop
 
 test: setup lint types contracts unit ## Everything that has to hold: lint, types, contracts and every test
 
