@@ -44,6 +44,8 @@ if ! .venv/bin/python -m phantom_local.embedded.kafka; then
   [ -f "$cache/proto/buf/validate/validate.proto" ] && [ -n "${PHANTOM_KAFKA_BOOTSTRAP:-}" ] || exit 1
 fi
 unset PYTHONPATH
+# buf.yaml names validate.proto below .cache, wherever the cache really is.
+if [ ! -e .cache/proto ]; then mkdir -p .cache && ln -sfn "$(realpath "$cache/proto")" .cache/proto; fi
 
 want=$(digest_of tools/generate.sh requirements.lock <(find proto "$cache/proto" -name '*.proto' | sort | xargs cat))
 if [ "$(cat .venv/.generated 2>/dev/null)" != "$want" ] || [ ! -d libs/contracts/phantom ]; then
