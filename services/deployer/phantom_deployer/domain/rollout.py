@@ -20,7 +20,7 @@ from phantom_deployer.domain.deployment import (
     new_salt,
 )
 from phantom_deployer.domain.facts import Fact
-from phantom_platform.errors import Refused
+from phantom_platform.errors import Invalid, Refused, Violation
 from phantom_statistics.assignment import BUCKETS, reallocate
 
 Outcome = tuple[Deployment, tuple[Fact, ...]]
@@ -166,13 +166,11 @@ def delete(deployment: Deployment, used: Mapping[str, str]) -> Outcome:
 
 
 def basis_points(percent: float) -> int:
-    """Percent to basis points, one a bucket. Raises Refused on what is finer than 0.01 %."""
+    """Percent to basis points, one a bucket. Raises Invalid on what is finer than 0.01 %."""
     bp = round(percent * 100)
     if abs(percent * 100 - bp) > 1e-6 or not 0 <= bp <= BUCKETS:
-        raise Refused(
-            f"{percent} is not a share in steps of 0.01 from 0 to 100 percent",
-            code="percent_not_representable",
-        )
+        problem = f"{percent} is not a share in steps of 0.01 from 0 to 100 percent"
+        raise Invalid(code="percent_not_representable", violations=[Violation("percent", problem)])
     return bp
 
 

@@ -98,7 +98,7 @@ def test_percent_becomes_basis_points(percent: float, bp: int) -> None:
 
 @pytest.mark.parametrize("percent", [0.001, 33.333, 100.01, -1])
 def test_a_share_finer_than_a_bucket_is_refused(percent: float) -> None:
-    with pytest.raises(Refused, match=r"0\.01"):
+    with pytest.raises(Invalid, match=r"0\.01"):
         rollout.basis_points(percent)
 
 
