@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,17 +15,25 @@ log = logs.get(__name__)
 
 
 class MetricsServer:
-    """A part. `unready` names the reasons against sending work here (`Application.unready`)."""
+    """A part. `unready` names the reasons against sending work here (`Application.unready`); `attention` says,
+    in sentences, what should not be so although work may come."""
 
     name = "metrics http"
 
     def __init__(
-        self, registry: CollectorRegistry, host: str, port: int, unready: Callable[[], Mapping[str, str]]
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        unready: Callable[[], Mapping[str, str]],
+        *,
+        attention: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._registry = registry
         self._host = host
         self._port = port
         self._unready = unready
+        self._attention = attention
         self._runner: web.AppRunner | None = None
 
     @property
@@ -73,4 +81,5 @@ class MetricsServer:
 
     async def _ready(self, _: web.Request) -> web.Response:
         reasons = dict(self._unready())
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        body = {"ready": not reasons, "reasons": reasons, "attention": list(self._attention())}
+        return web.json_response(body, status=503 if reasons else 200)
