@@ -80,7 +80,8 @@ def status(output: OutputOption = Format.TABLE, data_dir: DataDir = None) -> Non
 
     found = stack_status(_layout(data_dir))
     if output is Format.JSON:
-        show({**_fields(found), "memory_mb": found.memory_mb, "healthy": found.is_healthy}, [], output)
+        totals = {"memory_mb": found.memory_mb, "healthy": found.is_healthy, "attention": found.attention}
+        show({**_fields(found), **totals}, [], output)
     else:
         columns = ["name", "state", "pid", "ports", "memory_mb", "up_s", "why"]
         show(found.processes, columns, output)

@@ -129,16 +129,21 @@ def _python_child(names: tuple[str, str], layout: Layout, settings: dict[str, st
 
 def readiness(port: int) -> str:
     """What /ready on a metrics port says against sending work there; "" when nothing."""
-    status, body = http_get(port, "/ready")
-    if status == 200:
-        return ""
+    return ask(port)[0]
+
+
+def ask(port: int) -> tuple[str, list[str]]:
+    """What /ready says against sending work there, and what an operator should look at all the same."""
+    status, text = http_get(port, "/ready")
     if status == 0:
-        return body
+        return text, []
     try:
-        reasons: dict[str, Any] = json.loads(body).get("reasons") or {}
+        body: dict[str, Any] = json.loads(text)
+        reasons, attention = body.get("reasons") or {}, body.get("attention") or []
+        why = "; ".join(f"{what}: {said}" for what, said in reasons.items())
     except (ValueError, AttributeError):
-        reasons = {}
-    return "; ".join(f"{what}: {why}" for what, why in reasons.items()) or f"/ready answers {status}"
+        why, attention = "", []
+    return ("" if status == 200 else why or f"/ready answers {status}"), [str(line) for line in attention]
 
 
 def http_get(port: int, path: str, timeout_s: float = 2.0) -> tuple[int, str]:

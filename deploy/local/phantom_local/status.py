@@ -10,12 +10,11 @@ from typing import Any
 
 import psutil
 
-from phantom_local.attention import needs_attention
 from phantom_local.children import Record, is_locked, live_process, pss_bytes
 from phantom_local.embedded.kafka import broker_count
 from phantom_local.layout import HOST, Layout, read_json
 from phantom_local.shutdown import living_replicas
-from phantom_local.stack import postgres_server, readiness
+from phantom_local.stack import ask, postgres_server
 
 _MEGABYTE = 1024 * 1024
 
@@ -32,6 +31,7 @@ class ProcessStatus:
     memory_mb: float = 0.0  # PSS, its own children included
     up_s: float = 0.0
     log: str = ""
+    attention: list[str] = field(default_factory=list)  # what an operator should look at
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,11 @@ class StackStatus:
     data_dir: str
     state: str  # what `up` says: starting, ready, stopping; or down, or left alone
     processes: list[ProcessStatus]
-    attention: list[str]  # what an operator should look at
+
+    @property
+    def attention(self) -> list[str]:
+        """What an operator should look at, although it serves."""
+        return [f"{process.name}: {line}" for process in self.processes for line in process.attention]
 
     @property
     def memory_mb(self) -> float:
@@ -60,8 +64,7 @@ def stack_status(layout: Layout) -> StackStatus:
     children = [record for path in records if (record := _record(path)) is not None]
     processes = [_supervisor(layout), *(_child(layout, record) for record in children), *_replicas(layout)]
     shown = [process for process in processes if process is not None]
-    attention = [line for record in children for line in needs_attention(record.name, record.ports)]
-    return StackStatus(str(layout.data_dir), _state(layout, shown), shown, attention)
+    return StackStatus(str(layout.data_dir), _state(layout, shown), shown)
 
 
 def _record(path: Path) -> Record | None:
@@ -90,18 +93,19 @@ def _child(layout: Layout, record: Record) -> ProcessStatus:
     process = record.process
     if process is None:
         return ProcessStatus(record.name, "dead", "it ended", record.pid, record.ports, log=record.log)
-    why = _why_not(layout, record)
+    why, attention = _ask(layout, record)
     state = "unhealthy" if why else "healthy"
-    return ProcessStatus(record.name, state, why, record.pid, record.ports, *_figures(process), record.log)
+    figures = _figures(process)
+    return ProcessStatus(record.name, state, why, record.pid, record.ports, *figures, record.log, attention)
 
 
-def _why_not(layout: Layout, record: Record) -> str:
+def _ask(layout: Layout, record: Record) -> tuple[str, list[str]]:
     if record.name == "postgres":
-        return "" if postgres_server(layout).is_ready(record.pid) else "does not accept connections"
+        return "" if postgres_server(layout).is_ready(record.pid) else "does not accept connections", []
     if record.name == "kafka":
         answers = broker_count(HOST, record.ports["kafka"], timeout_s=2.0) > 0
-        return "" if answers else f"no live broker answers on port {record.ports['kafka']}"
-    return readiness(record.ports["metrics"])
+        return "" if answers else f"no live broker answers on port {record.ports['kafka']}", []
+    return ask(record.ports["metrics"])
 
 
 def _replicas(layout: Layout) -> list[ProcessStatus]:
@@ -115,13 +119,15 @@ def _replica(layout: Layout, name: str, process: psutil.Process) -> ProcessStatu
         for what, key in (("grpc", "address"), ("metrics", "http_address"))
         if ":" in str(file.get(key, ""))
     }
+    attention: list[str] = []
     if file.get("pid") != process.pid or "metrics" not in ports:
         why = "it has not said yet that it serves"
     else:
-        why = readiness(ports["metrics"])
+        why, attention = ask(ports["metrics"])
     state = "unhealthy" if why else "healthy"
     log = str(layout.replicas / f"{name}.log")
-    return ProcessStatus(f"replica {name}", state, why, process.pid, ports, *_figures(process), log)
+    figures = _figures(process)
+    return ProcessStatus(f"replica {name}", state, why, process.pid, ports, *figures, log, attention)
 
 
 def _figures(process: psutil.Process, *, own_only: bool = False) -> tuple[float, float]:

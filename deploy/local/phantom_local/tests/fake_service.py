@@ -1,4 +1,4 @@
-"""A stand-in for our processes: serves /ready and /metrics on a port, ends on SIGTERM. Run as a script.
+"""A stand-in for our processes: serves /ready on a port, ends on SIGTERM. Run as a script.
 
 python fake_service.py <metrics port> [unready reason]
 """
@@ -13,11 +13,9 @@ REASONS = {"broken": sys.argv[2]} if len(sys.argv) > 2 else {}
 
 class Door(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if self.path == "/metrics":
-            body = b"phantom_gateway_predictions_dropped_total 3.0\n"
-        else:
-            body = json.dumps({"ready": not REASONS, "reasons": REASONS}).encode()
-        self.send_response(503 if REASONS and self.path == "/ready" else 200)
+        attention = ["3 prediction records were dropped"]
+        body = json.dumps({"ready": not REASONS, "reasons": REASONS, "attention": attention}).encode()
+        self.send_response(503 if REASONS else 200)
         self.end_headers()
         self.wfile.write(body)
 
