@@ -98,6 +98,11 @@ class Routes:
             )
         return found.history.current
 
+    def names(self, workspace: str) -> list[str]:
+        """The endpoints of a workspace, sorted; no aliases."""
+        found = self._names.get(workspace, {})
+        return sorted({each.record.endpoint for each in found.values() if each.record is not None})
+
     def record(self, table: Table[Target]) -> RouteRecord | None:
         """The newest route record of a table's endpoint."""
         return self._endpoints[table.key].record

@@ -41,6 +41,8 @@ class RouteTables(Protocol):
 
     def record(self, table: Table[Target]) -> RouteRecord | None: ...
 
+    def names(self, workspace: str) -> list[str]: ...
+
 
 class Gatekeeper(Protocol):
     """Who may do what."""
@@ -415,6 +417,10 @@ class Gateway:
     def server_ready(self) -> bool:
         """Whether calls should be sent here."""
         return self.is_ready()
+
+    def routed(self, workspace: str) -> list[str]:
+        """The endpoints of a workspace, sorted."""
+        return self._routes.names(workspace)
 
     def model_ready(self, name: str, version: str, workspace: str) -> bool:
         """Whether some replica would take a call; False also where there is no such endpoint or version."""

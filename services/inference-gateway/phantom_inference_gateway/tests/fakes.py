@@ -149,6 +149,13 @@ class FakeModelServer(pb_grpc.ModelServerServiceServicer):
         queue.put_nowait(pb.FramesResponse(frame=answer))
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Returns when it holds; fails after 5 s."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - whatever changes it has no event to wait for
+            await asyncio.sleep(0.005)
+
+
 @dataclass
 class Log:
     """Keeps records."""

@@ -18,7 +18,7 @@ from phantom_inference_gateway.metrics import GatewayMetrics
 from phantom_inference_gateway.pool import Pool
 from phantom_inference_gateway.routes import Routes
 from phantom_inference_gateway.service import Gateway, Limits, Source
-from phantom_inference_gateway.tests.fakes import FakeModelServer, Log, Outcome, call, route
+from phantom_inference_gateway.tests.fakes import FakeModelServer, Log, Outcome, call, route, until
 from phantom_inference_gateway.upstreams import StreamRule
 from phantom_platform.errors import Exhausted, NotFound
 
@@ -70,12 +70,6 @@ async def running(rule=RULE, limits=None):
         for server in setup.servers:
             server.answers.set()
             await server.kill()
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - whatever changes it has no event to wait for
-            await asyncio.sleep(0.005)
 
 
 def fails(code, reason="", times=10**9):

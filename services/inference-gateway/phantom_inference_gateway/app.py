@@ -1,0 +1,187 @@
+"""The composition root: settings → adapters → service → doors, started in this order and stopped in reverse."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from phantom_contracts import topics
+from phantom_contracts.events.deployer import RouteRecord
+from phantom_contracts.events.experiment import ExperimentsRecord
+from phantom_inference_gateway import attention
+from phantom_inference_gateway.access import Access
+from phantom_inference_gateway.acks import Acks
+from phantom_inference_gateway.domain.ejection import EjectionRule
+from phantom_inference_gateway.domain.frames import FrameLimits
+from phantom_inference_gateway.grpc_server import InferenceServer
+from phantom_inference_gateway.ids import IdMint
+from phantom_inference_gateway.metrics import GatewayMetrics
+from phantom_inference_gateway.pool import Pool
+from phantom_inference_gateway.prediction_log import PredictionLog
+from phantom_inference_gateway.rest import RestDoor
+from phantom_inference_gateway.routes import Routes
+from phantom_inference_gateway.service import Gateway, Limits, Source
+from phantom_inference_gateway.settings import GatewaySettings
+from phantom_inference_gateway.upstreams import StreamRule
+from phantom_platform.clock import SystemClock
+from phantom_platform.identity.feed import key_projection
+from phantom_platform.identity.keys import KeySet
+from phantom_platform.identity.tokens import TokenVerifier
+from phantom_platform.kafka import Producer, Projection, ensure_topics
+from phantom_platform.lifecycle import Application, Readiness
+from phantom_platform.settings import DataSettings, KafkaSettings, TelemetrySettings
+from phantom_platform.telemetry import logs, tracing
+from phantom_platform.telemetry.http import MetricsServer
+
+NAME = "inference-gateway"
+_TOPICS = (topics.ROUTES, topics.EXPERIMENTS, topics.ROUTE_ACKS, topics.PREDICTIONS, topics.KEYS)
+
+
+class GatewayApp(Application):
+    """The process, with the doors' ports for whoever started it with port 0."""
+
+    grpc: InferenceServer
+    rest: RestDoor
+    observation: MetricsServer
+    gateway: Gateway
+
+
+def main() -> Application:
+    """The process as the environment describes it."""
+    telemetry = TelemetrySettings()
+    logs.configure(NAME, telemetry.log_level)
+    tracing.configure(NAME, telemetry.otlp_endpoint)
+    return build(GatewaySettings(), KafkaSettings().bootstrap, DataSettings().data_dir)
+
+
+def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayApp:
+    """One gateway. Must be called inside the event loop that runs it."""
+    app = GatewayApp(NAME)
+    boot_id, clock, registry = str(uuid.uuid4()), SystemClock(), CollectorRegistry()
+    folder = data_dir / "gateway" / settings.worker
+    records = app.add(
+        PredictionLog(bootstrap, folder / "spill", boot_id=boot_id, spill_bytes=settings.spill_bytes)
+    )
+    pool = app.add(Pool(boot_id, _rule(settings), random.random))
+    routes = Routes(pool, records.set_routed)
+    pool.on_draining = routes.drained_by
+    keys = KeySet()
+    app.add(key_projection(keys, bootstrap, folder / "snapshots" / "keys.json"))
+    producer = app.add(Producer(bootstrap, client_id=f"phantom-gateway-{settings.worker}"))
+    followed = _projections(app, routes, bootstrap, folder / "snapshots", registry)
+    metrics = GatewayMetrics()
+    app.gateway = gateway = Gateway(
+        routes,
+        Access(TokenVerifier(keys, clock), is_required=settings.is_auth_required),
+        records,
+        metrics,
+        Source(IdMint(), random.randrange),
+        Limits(settings.max_in_flight, settings.max_in_flight_bytes),
+    )
+    acks = app.add(
+        Acks(
+            boot_id,
+            producer,
+            followed,
+            routes.progress,
+            lambda: gateway.in_flight,
+            clock,
+            # This process may be the first to need them.
+            prepare=lambda: ensure_topics(bootstrap, _TOPICS),
+            unreachable_s=settings.kafka_patience_s,
+        )
+    )
+    app.add(_Settling(routes))
+    gateway.is_stale = lambda: acks.is_stale
+    gateway.is_ready = lambda: not app.unready()
+    app.readiness["routes"] = lambda: Readiness(
+        not acks.is_stale or bool(routes.progress()),
+        "Kafka could not be reached at the start and there is no snapshot of the routes",
+    )
+    sources = attention.Sources(gateway, pool, records, routes, followed, acks)
+    attention.wire(metrics, sources)
+    registry.register(metrics)
+    app.observation = app.add(
+        MetricsServer(
+            registry,
+            settings.host,
+            settings.metrics_port,
+            app.unready,
+            attention=lambda: attention.needed(metrics, sources),
+        )
+    )
+    _doors(app, settings, metrics)
+    return app
+
+
+def _doors(app: GatewayApp, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+    # After everything else, so that they are the first to stop: observation is up while they drain.
+    app.rest = app.add(RestDoor(app.gateway, settings.host, settings.http_port, refused=metrics.refuse))
+    app.grpc = app.add(
+        InferenceServer(
+            app.gateway, settings.host, settings.grpc_port, refused=metrics.refuse, unready=app.unready
+        )
+    )
+
+
+def _rule(settings: GatewaySettings) -> StreamRule:
+    return StreamRule(
+        frames=FrameLimits(
+            calls=settings.frame_calls,
+            size=settings.frame_bytes,
+            wait_s=settings.frame_wait_ms / 1000,
+            in_flight=settings.frames_in_flight,
+        ),
+        ejection=EjectionRule(threshold=settings.eject_after),
+    )
+
+
+def _projections(
+    app: Application, routes: Routes, bootstrap: str, folder: Path, registry: CollectorRegistry
+) -> tuple[Projection[RouteRecord], Projection[ExperimentsRecord]]:
+    experiments = Projection(
+        topics.EXPERIMENTS,
+        bootstrap,
+        parse=_experiments,
+        on_changed=routes.experiments_changed,
+        on_deleted=routes.experiments_deleted,
+        snapshot=folder / "experiments.json",
+        registry=registry,
+    )
+    route = Projection(
+        topics.ROUTES,
+        bootstrap,
+        parse=_route,
+        on_changed=routes.route_changed,
+        on_deleted=routes.route_deleted,
+        snapshot=folder / "routes.json",
+        registry=registry,
+    )
+    return app.add(route), app.add(experiments)
+
+
+def _route(key: str, value: bytes, headers: Mapping[str, bytes]) -> RouteRecord:
+    return RouteRecord.model_validate_json(value)
+
+
+def _experiments(key: str, value: bytes, headers: Mapping[str, bytes]) -> ExperimentsRecord:
+    return ExperimentsRecord.model_validate_json(value)
+
+
+class _Settling:
+    """A part that waits until what was read is applied, so that the doors open on connected replicas."""
+
+    name = "routes applied"
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+
+    async def start(self) -> None:
+        await self._routes.settled()
+
+    async def stop(self) -> None:
+        """Nothing is held."""

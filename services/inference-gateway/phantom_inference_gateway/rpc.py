@@ -1,0 +1,199 @@
+"""The gRPC door of the Open Inference Protocol v2: bytes in, bytes out, statuses with details.
+
+Handlers are generic and take raw bytes, since a generated deserializer answers broken protobuf with INTERNAL. Only
+the small messages of health and metadata are parsed here; `rpc_stream` holds the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from opentelemetry.trace import SpanKind
+
+from inference import grpc_service_pb2 as oip
+from phantom_inference_gateway.calls import DEFAULT_DEADLINE_S, DEFAULT_WORKSPACE, Answer, Call, id_text
+from phantom_inference_gateway.domain.routing import shorten
+from phantom_inference_gateway.service import ModelMetadata, ServerMetadata
+from phantom_inference_gateway.wire import Head, read_head
+from phantom_platform.errors import Invalid, PhantomError, Unavailable
+from phantom_platform.rpc.status import DETAILS_KEY, code_of, from_status, to_status
+from phantom_platform.telemetry import logs, tracing
+
+log = logs.get(__name__)
+
+SERVICE = "inference.GRPCInferenceService"
+WORKSPACE, OVERRIDE, AUTHORIZATION = "phantom-workspace", "phantom-override-revision", "authorization"
+RETRY_AFTER = "retry-after"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_BEARER = "bearer "
+_TIMEOUT = "timeout"
+
+MessageT = TypeVar("MessageT")
+
+
+class RpcGateway(Protocol):
+    """What the door needs of the Gateway."""
+
+    async def infer(self, call: Call) -> Answer: ...
+    def server_metadata(self) -> ServerMetadata: ...
+    def server_ready(self) -> bool: ...
+    def model_ready(self, name: str, version: str, workspace: str) -> bool: ...
+    def model_metadata(self, name: str, version: str, workspace: str) -> ModelMetadata: ...
+
+
+def call_of(head: Head, body: bytes, metadata: dict[str, Any], remaining_s: float | None, now: float) -> Call:
+    """One request as the Gateway takes it. A parameter `timeout` (µs, as Triton's clients send) shortens it."""
+    allowed = DEFAULT_DEADLINE_S if remaining_s is None else remaining_s
+    timeout = head.parameter(_TIMEOUT)
+    if isinstance(timeout, int) and timeout > 0:
+        allowed = min(allowed, timeout / 1e6)
+    token = metadata.get(AUTHORIZATION, "")
+    return Call(
+        head.model_name,
+        head.model_version,
+        head.request_id,
+        body,
+        metadata.get,
+        now + allowed,
+        workspace=metadata.get(WORKSPACE) or DEFAULT_WORKSPACE,
+        override_revision=metadata.get(OVERRIDE, ""),
+        token=token[len(_BEARER) :] if token[: len(_BEARER)].lower() == _BEARER else "",
+        traceparent=metadata.get(tracing.TRACEPARENT, ""),
+        parameter=head.unit,
+    )
+
+
+class InferenceDoor:
+    """The methods of one server. `refused` is told the code of each call that leaves no record."""
+
+    def __init__(self, gateway: RpcGateway, refused: Callable[[str], None]) -> None:
+        self.gateway = gateway
+        self.refused = refused
+        self._loop = asyncio.get_running_loop()
+
+    def handlers(self, stream: Callable[[Any, Any], Awaitable[None]]) -> grpc.GenericRpcHandler:
+        """All methods; `stream` serves ModelStreamInfer."""
+        unary = grpc.unary_unary_rpc_method_handler
+        methods: dict[str, Any] = {
+            "ServerLive": unary(self._server_live),
+            "ServerReady": unary(self._server_ready),
+            "ModelReady": unary(self._model_ready),
+            "ServerMetadata": unary(self._server_metadata),
+            "ModelMetadata": unary(self._model_metadata),
+            "ModelInfer": unary(self._model_infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(stream),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    # -- inference -------------------------------------------------------------------------------------------
+
+    async def _model_infer(self, body: bytes, context: Any) -> bytes:
+        try:
+            metadata = dict(context.invocation_metadata())
+            call = call_of(read_head(body), body, metadata, context.time_remaining(), self._loop.time())
+            answer = await self.answer(call)
+        except PhantomError as error:
+            self.refused(error.code)
+            await abort(context, error)
+        except Exception as error:
+            await abort(context, unexpected(error))
+        await context.send_initial_metadata(answer.headers())
+        if answer.status:
+            await abort(context, error_of(answer))
+        return answer.body
+
+    async def answer(self, call: Call) -> Answer:
+        """The Gateway's answer, inside a span where the caller's trace is sampled."""
+        if not call.traceparent.endswith("1"):
+            call.traceparent = ""
+            return await self.gateway.infer(call)
+        parent = tracing.extract(call.traceparent)
+        with tracing.span("ModelInfer", parent=parent, kind=SpanKind.SERVER) as span:
+            span.set_attribute("endpoint", shorten(call.model_name))
+            call.traceparent = tracing.inject() or ""
+            answer = await self.gateway.infer(call)
+            span.set_attribute("prediction_id", id_text(answer.prediction_id))
+            span.set_attribute("revision", answer.revision)
+            if answer.status:
+                tracing.mark_failed(span, answer.reason)
+            return answer
+
+    # -- health and metadata -----------------------------------------------------------------------------------
+
+    async def _server_live(self, body: bytes, context: Any) -> bytes:
+        await _parsed(oip.ServerLiveRequest, body, context)
+        return oip.ServerLiveResponse(live=True).SerializeToString()
+
+    async def _server_ready(self, body: bytes, context: Any) -> bytes:
+        await _parsed(oip.ServerReadyRequest, body, context)
+        return oip.ServerReadyResponse(ready=self.gateway.server_ready()).SerializeToString()
+
+    async def _model_ready(self, body: bytes, context: Any) -> bytes:
+        request = await _parsed(oip.ModelReadyRequest, body, context)
+        is_ready = self.gateway.model_ready(request.name, request.version, _workspace(context))
+        return oip.ModelReadyResponse(ready=is_ready).SerializeToString()
+
+    async def _server_metadata(self, body: bytes, context: Any) -> bytes:
+        await _parsed(oip.ServerMetadataRequest, body, context)
+        found = self.gateway.server_metadata()
+        return oip.ServerMetadataResponse(
+            name=found.name, version=found.version, extensions=found.extensions
+        ).SerializeToString()
+
+    async def _model_metadata(self, body: bytes, context: Any) -> bytes:
+        request = await _parsed(oip.ModelMetadataRequest, body, context)
+        try:
+            found = self.gateway.model_metadata(request.name, request.version, _workspace(context))
+        except PhantomError as error:
+            await abort(context, error)
+        response = oip.ModelMetadataResponse(
+            name=found.name, versions=found.versions, platform=found.platform
+        )
+        for tensors, into in ((found.inputs, response.inputs), (found.outputs, response.outputs)):
+            for each in tensors:
+                into.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        return response.SerializeToString()
+
+
+async def abort(context: Any, error: PhantomError) -> NoReturn:
+    """End the call with an error's status and its details; clients that should come back are told when."""
+    status = to_status(error)
+    trailing: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+    if isinstance(error, Unavailable):
+        trailing = (*trailing, (RETRY_AFTER, str(max(1, round(error.retry_after_s)))))
+    await context.abort(code_of(error), status.message, trailing)
+    raise AssertionError("unreachable: abort raises")
+
+
+def error_of(answer: Answer) -> PhantomError:
+    """A failed answer as the error that it is."""
+    error = from_status(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), answer.message, None)
+    error.code = answer.reason or error.code
+    error.fields.update(prediction_id=id_text(answer.prediction_id), revision=answer.revision)
+    if isinstance(error, Unavailable) and answer.retry_after_s is not None:
+        error.retry_after_s = answer.retry_after_s
+    return error
+
+
+def unexpected(error: Exception) -> PhantomError:
+    """What a client is told of a mistake of ours."""
+    log.error("a call failed unexpectedly", action="call_failed", exc_info=error)
+    return PhantomError("the gateway failed at this call; its log says why")
+
+
+async def _parsed(kind: type[MessageT], body: bytes, context: Any) -> MessageT:
+    try:
+        message: MessageT = kind.FromString(body)  # type: ignore[attr-defined]
+    except DecodeError:
+        name = kind.__name__
+        error = Invalid(f"the request is not a valid inference.{name}", code="unparsable_request")
+        await abort(context, error)
+    return message
+
+
+def _workspace(context: Any) -> str:
+    return dict(context.invocation_metadata()).get(WORKSPACE) or DEFAULT_WORKSPACE
