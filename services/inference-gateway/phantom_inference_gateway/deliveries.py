@@ -8,6 +8,7 @@ marked `maybe_sent`, and sent first through a new producer.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -253,11 +254,11 @@ class DeliveryStats:
         self.batches_sent += 1
         self.batches_maybe_sent += batch.maybe_sent
 
-    def on_dropped(self, records: int, reason: str) -> None:
-        """Count a lost batch, and say so at most every 10 s."""
-        self.batches_dropped += 1
+    def on_dropped(self, records: int, reason: str, batches: int = 1) -> None:
+        """Count what is lost, and say so at most every 10 s."""
+        self.batches_dropped += batches
         self.records_dropped += records
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if now - self._said_at >= 10.0:
             self._said_at = now
             log.error(
@@ -277,6 +278,8 @@ class Connection:
         self._client_id = client_id
         self._request_timeout_s = request_timeout_s
         self.producer: EndableProducer | None = None
+        # One that failed and is being ended.
+        self._retired: EndableProducer | None = None
         self.stats = DeliveryStats()
         self._broken = asyncio.Event()
         self.on_connected: Callable[[], None] = lambda: None
@@ -295,9 +298,10 @@ class Connection:
     async def stop(self) -> None:
         """End the producer, acknowledged or not."""
         await self.task.stop()
-        if self.producer is not None:
-            await self.producer.end()
-            self.producer = None
+        for producer in (self.producer, self._retired):
+            if producer is not None:
+                await producer.end()
+        self.producer = self._retired = None
 
     async def _run(self) -> None:
         while True:
@@ -306,8 +310,10 @@ class Connection:
             self.on_connected()
             await self._broken.wait()
             self._broken.clear()
-            await self._retired.end()
-            self.on_ended(self._retired)
+            if (retired := self._retired) is not None:
+                await retired.end()
+                self._retired = None
+                self.on_ended(retired)
 
     async def _connected(self) -> EndableProducer:
         delay = 0.1
@@ -343,13 +349,13 @@ class Connection:
 
 def headers_of(batch: Batch) -> Headers:
     """CloudEvents attributes, the same each time a batch is sent, and the mark."""
-    time = datetime.fromtimestamp(batch.time_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+    closed_at = datetime.fromtimestamp(batch.time_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", batch.id.encode()),
         ("ce_source", SOURCE.encode()),
         ("ce_type", PREDICTION_BATCH_TYPE.encode()),
-        ("ce_time", time.encode()),
+        ("ce_time", closed_at.encode()),
         ("content-type", PREDICTIONS.content_type.encode()),
     ]
     if batch.traceparent:

@@ -18,7 +18,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from aiokafka.partitioner import DefaultPartitioner
@@ -140,6 +140,30 @@ class PredictionLog:
         """Batches at the producer, or about to be."""
         return sum(lane.unacknowledged for lane in self._lanes)
 
+    def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        """Name without prefix → (help, value), for the gateway's metrics."""
+        stats = self.stats
+        return {
+            "log_records": ("Answers put into the prediction log", lambda: stats.records),
+            "log_batches_sent": ("Batches handed to Kafka's producer", lambda: stats.batches_sent),
+            "log_batches_maybe_sent": ("Of these, marked as maybe sent", lambda: stats.batches_maybe_sent),
+            "log_batches_spilled": ("Batches written to the spill", lambda: stats.batches_spilled),
+            "log_batches_dropped": ("Batches lost: beyond the spill's bound", lambda: stats.batches_dropped),
+            "log_records_dropped": ("Records lost", lambda: stats.records_dropped),
+            "log_batches_damaged": ("Spilled batches that could not be read", lambda: self.damaged),
+            "log_producers": ("Producers made: more than one means replaced", lambda: stats.producers),
+        }
+
+    def gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        """As `counters`, of what may fall."""
+        return {
+            "log_spill_bytes": ("Bytes in the spill", lambda: self.spill_bytes),
+            "log_batches_unacknowledged": (
+                "Batches that Kafka has not confirmed",
+                lambda: self.unacknowledged,
+            ),
+        }
+
     async def start(self) -> None:
         """Never waits for Kafka. Raises `Refused` where another process holds the spill folder."""
         await self._spill.open()
@@ -177,7 +201,8 @@ class PredictionLog:
         """Log one answer. Never blocks, never raises."""
         try:
             if self._loop is None:
-                raise RuntimeError("the prediction log is not running")
+                self.stats.on_dropped(1, "the prediction log is not running", batches=0)
+                return
             endpoint = self._endpoints.get(entry.endpoint_key)
             if endpoint is None:
                 endpoint = self._endpoints[entry.endpoint_key] = _Endpoint(entry.endpoint_key)
@@ -193,8 +218,7 @@ class PredictionLog:
                 for part in parts_of(entry):
                     self._add(endpoint, entry, now_us, part)
         except Exception as error:
-            log.error("a prediction could not be logged", action="record_failed", exc_info=error)
-            self.stats.records_dropped += 1
+            self.stats.on_dropped(1, f"a prediction could not be logged: {error!r}", batches=0)
 
     def _add(self, endpoint: _Endpoint, entry: Entry, now_us: int, part: Part) -> None:
         builder = endpoint.builder

@@ -304,6 +304,31 @@ async def test_beyond_the_bound_the_newest_are_dropped_and_counted(
     assert list(ledger.applied) == ids[: len(ids) - dropped]
 
 
+async def test_a_record_outside_start_and_stop_is_counted_as_lost(spill: Path, endpoint: str) -> None:
+    log = PredictionLog(NOWHERE, spill)
+    log.record(new_entry(endpoint))
+    await log.start()
+    await log.stop()
+    log.record(new_entry(endpoint))
+    values = {name: value() for name, (_, value) in {**log.counters(), **log.gauges()}.items()}
+    assert values["log_records_dropped"] == 2
+    assert values["log_batches_dropped"] == values["log_spill_bytes"] == 0
+
+
+async def test_an_entry_that_cannot_be_encoded_does_not_raise(spill: Path, endpoint: str) -> None:
+    log = PredictionLog(NOWHERE, spill)
+    await log.start()
+    wrong = new_entry(endpoint)
+    wrong.route_version = -1
+    log.record(wrong)
+    odd = new_entry(f"{endpoint}-odd")
+    odd.unit = "half \ud800"
+    log.record(odd)
+    await log.stop()
+    assert log.stats.records_dropped == 1
+    assert log.stats.batches_spilled == 3  # the odd one, and the last promises of both endpoints
+
+
 async def test_the_spill_of_a_gone_worker_is_taken_over(
     kafka: KafkaServer, tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
