@@ -79,7 +79,8 @@ def living_replicas(layout: Layout) -> dict[str, psutil.Process]:
 
 
 def _holder(lock: Path) -> psutil.Process | None:
-    with suppress(OSError, ValueError):
+    # Empty between the lock and the writing of the pid, and once the holder has let go of it.
+    with suppress(OSError, ValueError, IndexError):
         process = live_process(int(lock.read_text().split()[0]))
         if process is not None:
             return process
