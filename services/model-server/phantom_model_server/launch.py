@@ -46,7 +46,7 @@ class Lock:
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                break
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
@@ -56,6 +56,10 @@ class Lock:
                         code="replica_running",
                     ) from error
                 time.sleep(PROBE_INTERVAL_S)
+        # So that whoever adopts this process can stop it before it has written its replica file.
+        self._file.truncate(0)
+        self._file.write(b"%d\n" % os.getpid())
+        self._file.flush()
 
 
 def write(path: Path, replica: ReplicaFile) -> None:

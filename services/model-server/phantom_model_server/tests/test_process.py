@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -35,6 +36,7 @@ async def test_a_replica_says_who_it_is_answers_and_ends_on_sigterm(replica):
     file = one.file()
     assert (file.state, file.launch_id, file.pid) == ("ready", "launch-0", one.process.pid)
     assert file.digest == one.launch["artifact"]["digest"]
+    assert Path(one.launch["lock_path"]).read_text() == f"{one.process.pid}\n"
     async with channel_to(one) as channel:
         described = await stubs.ModelServerServiceStub(channel).Describe(pb.DescribeRequest())
         assert (described.replica_id, described.revision, described.state) == (
