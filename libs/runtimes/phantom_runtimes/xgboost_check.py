@@ -27,7 +27,6 @@ class Shape:
 
     objective: str
     classes: int  # 0 or 1 for a binary or a regression model
-    feature_names: tuple[str, ...]
     trees: int
 
 
@@ -60,13 +59,14 @@ def check(document: Any, schema: ModelSchema) -> Shape:
     objective = _mapping(learner, "objective").get("name")
     if not isinstance(objective, str):
         raise corrupt("the model names no objective")
-    names = tuple(str(name) for name in learner.get("feature_names") or ())
-    return Shape(objective, classes, names, trees)
+    return Shape(objective, classes, trees)
 
 
 def _check_features(learner: Mapping[str, Any], features: int, schema: ModelSchema) -> None:
     wanted = [feature.name for feature in schema.features]
     names = learner.get("feature_names") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise corrupt("the names of the features are no list of texts")
     if names and list(names) != wanted:
         differing = next(
             (
@@ -169,8 +169,7 @@ def _category_texts(encoded: Any, feature: str) -> list[str]:
     if not isinstance(encoded, Mapping):
         raise corrupt(f"the categories of {feature!r} are broken")
     if "offsets" not in encoded:
-        values = encoded.get("values", [])
-        if len(values) == 0:
+        if not len(_array(encoded, "values", feature, np.float64)):
             return []
         raise Invalid("unsupported_model", f"the categories of {feature!r} are numbers; train with texts")
     offsets = _array(encoded, "offsets", feature, np.int64)

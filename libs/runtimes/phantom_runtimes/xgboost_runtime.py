@@ -23,7 +23,12 @@ def load(path: Path, found: Format, schema: ModelSchema, *, threads: int) -> "XG
     """The model, after every tree was checked; Invalid otherwise."""
     raw = path.read_bytes()
     document = xgboost_check.parse_json(raw) if found == "xgboost-json" else ubj.loads(raw)
-    shape = xgboost_check.check(document, schema)
+    try:
+        shape = xgboost_check.check(document, schema)
+    except Invalid:
+        raise
+    except Exception as error:  # a shape of document that nobody thought of is no model either
+        raise corrupt(f"the model is not built as XGBoost builds one: {error!r:.200}") from error
     _check_task(shape, schema)
     model = XGBoostModel(Booster(raw, threads=threads), shape.objective, schema)
     try:
