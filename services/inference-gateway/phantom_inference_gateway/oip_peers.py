@@ -40,6 +40,8 @@ class OipPeer:
         self.state = State.CONNECTING
         self.ejection = Ejection(rule.ejection)
         self.tried = asyncio.Event()
+        # A call is a frame of its own here.
+        self.frames = self.frame_calls = 0
         self._revision = revision
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
@@ -66,6 +68,8 @@ class OipPeer:
             attempt.end(Ending.UNSENT, UNAVAILABLE, "no_ready_replica")
             return
         self.ejection.sent(now)
+        self.frames += 1
+        self.frame_calls += 1
         self._calls[attempt] = asyncio.create_task(self._answer(attempt))
 
     def release(self, attempt: Attempt, now: float) -> None:

@@ -105,6 +105,11 @@ class Pool:
         every = [each for peers in self._targets.values() for each in peers.values()]
         return sum(each.is_open(now) for each in every), len(every)
 
+    def frames(self) -> tuple[int, int]:
+        """Frames written on the streams that are open now, and the calls in them."""
+        every = [each for peers in self._targets.values() for each in peers.values()]
+        return sum(each.frames for each in every), sum(each.frame_calls for each in every)
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _connect(self, peer: Peer, revision: RouteRevision, replica: Replica) -> FrameStream | OipPeer:

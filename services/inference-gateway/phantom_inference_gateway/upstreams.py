@@ -96,6 +96,8 @@ class FrameStream:
         self.tried = asyncio.Event()
         self.schema_version = 0
         self.reconnects = 0
+        # Frames written, and the calls in them.
+        self.frames = self.frame_calls = 0
         self._rule = rule
         self._hooks = hooks
         self._queue: FrameQueue[Attempt] = FrameQueue(rule.frames)
@@ -337,6 +339,8 @@ class FrameStream:
                     continue
                 frame = queue.cut(now)
                 if frame is not None:
+                    self.frames += 1
+                    self.frame_calls += len(frame.calls)
                     await call.write(encode_frame(frame, now))
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
             call.cancel()  # the reader learns the status
