@@ -23,6 +23,7 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 STEADY_AFTER_S = 30.0  # alive for this long: the next pause is the first one again
 _LOOK_EVERY_S = 0.05
+_OF_CLIENTS = {"PHANTOM_ADDRESS", "PHANTOM_GATEWAY", "PHANTOM_CONFIG_DIR", "PHANTOM_CACHE_DIR"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ def choose_ports(usual: dict[str, int], last: dict[str, int]) -> dict[str, int]:
 
 def fingerprint(launch: Launch) -> str:
     """Of the command and of our own settings: adopted is only what would be started the same way."""
-    ours = sorted((key, value) for key, value in launch.env.items() if key.startswith("PHANTOM_"))
+    ours = sorted(
+        (key, value)
+        for key, value in launch.env.items()
+        if key.startswith("PHANTOM_") and key not in _OF_CLIENTS
+    )
     return hashlib.sha256(repr((list(launch.argv), ours)).encode()).hexdigest()
 
 
