@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,6 @@ from phantom_platform.telemetry import logs
 
 log = logs.get(__name__)
 
-MODEL_SERVER = (sys.executable, "-m", "phantom_model_server")
 # What a model server may inherit: never a DSN, a password or a token.
 _INHERITED = (
     "PATH",
@@ -61,7 +59,7 @@ class LocalSettings:
     threads: int = 1
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     otlp_endpoint: str | None = None
-    command: Sequence[str] = MODEL_SERVER
+    model_server_module: str = "phantom_model_server"
 
 
 @dataclass
@@ -242,7 +240,13 @@ class LocalBackend:
     def _spawn(self, files: ReplicaFiles) -> subprocess.Popen[bytes]:
         with files.log_path.open("ab") as output:
             return subprocess.Popen(  # noqa: S603 - our own command
-                [*self._settings.command, "--launch", str(files.launch_path)],
+                [
+                    sys.executable,
+                    "-m",
+                    self._settings.model_server_module,
+                    "--launch",
+                    str(files.launch_path),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -29,6 +29,10 @@ class DeployerSettings(BaseSettings):
         default=False,
         description="the operator trusts pickled scikit-learn artifacts, which run code when loaded",
     )
+    model_server_module: str = Field(
+        default="phantom_model_server",
+        description="run as `python -m <module> --launch <file>` for each replica",
+    )
     telemetry: TelemetrySettings = Field(
         default_factory=TelemetrySettings, description="replicas log and trace as this process does"
     )

@@ -296,7 +296,8 @@ class _Step:
     def _drain(self, replica: Replica) -> None:
         if departed(replica, self._around.waiting) is not None:
             return
-        if replica.drain_sent_at is None:
+        is_first = replica.drain_sent_at is None
+        if is_first:
             replica = replace(replica, drain_sent_at=self._now, reason="told to stop")
             self._set(replica)
         seen = self._seen(replica)
@@ -305,11 +306,11 @@ class _Step:
         limit = self._policy.drain_timeout_s + self._policy.kill_after_s
         if self._since(replica.drain_sent_at) > limit:
             self.effects.append(Effect("kill", replica))
-        elif not seen.is_agreeing:
-            # It still loads, or does not answer: no gateway has a stream that a drain could speak on.
-            self.effects.append(Effect("terminate", replica))
-        elif not seen.is_draining:
+        elif seen.is_agreeing and not seen.is_draining:
             self.effects.append(Effect("drain", replica))
+        elif is_first and replica.phase == "starting":
+            # It still loads: no gateway has a stream that a drain could speak on. Once: a second signal would force it.
+            self.effects.append(Effect("terminate", replica))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,6 @@ async def test_a_replica_says_who_it_is_answers_and_ends_on_sigterm(replica):
     file = one.file()
     assert (file.state, file.launch_id, file.pid) == ("ready", "launch-0", one.process.pid)
     assert file.digest == one.launch["artifact"]["digest"]
-    assert Path(one.launch["lock_path"]).read_text() == f"{one.process.pid}\n"
     async with channel_to(one) as channel:
         described = await stubs.ModelServerServiceStub(channel).Describe(pb.DescribeRequest())
         assert (described.replica_id, described.revision, described.state) == (
@@ -57,6 +56,11 @@ async def test_a_replica_says_who_it_is_answers_and_ends_on_sigterm(replica):
         await stream.close()
     assert one.ended() == 0
     assert one.file().state == "stopped"
+
+
+def test_the_lock_file_names_the_process(replica):
+    one = replica().start()
+    assert Path(one.launch["lock_path"]).read_text() == f"{one.process.pid}\n"
 
 
 def test_a_replica_starts_quickly_and_stays_small(replica):
