@@ -46,7 +46,7 @@ lock: ## Resolve every dependency anew into the hashed locks
 	tools/lock.sh
 
 bench: setup ## Measure throughput and latency on this machine
-	$(bin)/python -m tests.benchmarks
+	for script in tests/benchmarks/*.py; do echo "$$script"; $(bin)/python "$$script"; done
 
 clean: ## Remove everything that set-up and the tests made, but not .cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis libs/contracts/{phantom,inference,buf}
