@@ -122,7 +122,8 @@ def local_stack(folder: Path) -> Iterator[Path]:
         assert done.returncode == 0, done.stdout + done.stderr
         yield folder
     finally:
-        subprocess.run([*command, "down", *where], capture_output=True, timeout=60, check=False)
+        done = subprocess.run([*command, "down", *where], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def prometheus_binary() -> str:
