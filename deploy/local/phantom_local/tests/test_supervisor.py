@@ -141,6 +141,22 @@ def test_down_needs_no_supervisor_and_stops_model_servers_too(layout: Layout, up
     assert not list(layout.run.glob("*.json"))
 
 
+def test_up_after_kill_9_of_everything_finds_its_data_and_its_ports(layout: Layout, up) -> None:
+    process = up()
+    eventually(lambda: _state(layout) == "ready", 60)
+    before, pids = read_json(layout.stack_file), [_pid(layout, name) for name in NAMES]
+    for pid in (process.pid, *pids):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    again = up()
+    eventually(lambda: (read_json(layout.stack_file) or {}).get("pid") == again.pid, 60)
+    eventually(lambda: _state(layout) == "ready", 60)
+    after = read_json(layout.stack_file)
+    assert {**after, "pid": 0} == {**before, "pid": 0}
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(60) == 0
+
+
 def _fake_replica(layout: Layout, name: str) -> subprocess.Popen[bytes]:
     """Holds the lock as a model server does: it takes it itself and writes its pid into it."""
     script = (
