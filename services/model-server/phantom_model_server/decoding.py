@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from phantom_contracts.schema import Column
 from phantom_contracts.tensors import MATRIX
 from phantom_model_server.projection import Numbers, Projection
 from phantom_model_server.tensors import (
@@ -46,7 +48,7 @@ class Rows:
 class _Plan:
     """How the named tensors of a request fall into the endpoint's columns."""
 
-    groups: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]  # datatype, inputs, number columns
+    groups: tuple[tuple[str, tuple[int, ...], npt.NDArray[np.intp]], ...]  # datatype, inputs, number columns
     texts: tuple[tuple[int, int], ...]  # input, text column
     kind: type
     missing: int
@@ -114,15 +116,17 @@ class Decoder:
     def _named(self, request: ModelInferRequest, raw: list[bytes] | None) -> Rows:
         inputs = request.inputs
         key = []
+        first = inputs[0].shape
+        rows = _row_count(inputs[0].name, first[0] if first else 0)
         for tensor in inputs:
             key.append(tensor.name)
             key.append(tensor.datatype)
-        plan = self._plans.get(tuple(key)) or self._make_plan(key)
-        rows = _row_count(inputs[0].name, inputs[0].shape[0] if inputs[0].shape else 0)
-        for tensor in inputs:
             shape = tensor.shape
-            if shape[:1] != [rows] or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+            dimensions = len(shape)
+            if dimensions == 0 or shape[0] != rows or (dimensions > 1 and (dimensions > 2 or shape[1] != 1)):
+                self._known(tensor.name)
                 raise wrong("wrong_shape", tensor.name, f"[{rows}] or [{rows}, 1]", str(list(shape)))
+        plan = self._plans.get(tuple(key)) or self._make_plan(key)
         # lengths are checked before anything is made as large as a shape claims to be
         parts = [_gathered(inputs, raw, rows, datatype, sources) for datatype, sources, _ in plan.groups]
         projection = self.projection
@@ -141,13 +145,7 @@ class Decoder:
         groups: dict[str, tuple[list[int], list[int]]] = {}
         found: list[tuple[int, int]] = []
         for place, (name, datatype) in enumerate(zip(names, datatypes, strict=True)):
-            column = projection.columns.get(name)
-            if column is None:
-                raise Invalid(
-                    f"tensor {shown(name)} is not in the endpoint's schema; {self._expected()}",
-                    code="unknown_feature",
-                    tensor=name[:80],
-                )
+            column = self._known(name)
             if column.type == "string":
                 if datatype != "BYTES":
                     raise wrong("wrong_datatype", name, "BYTES", shown(datatype))
@@ -162,7 +160,9 @@ class Decoder:
             twice = next(name for name in names if names.count(name) > 1)
             raise Invalid(f"tensor {shown(twice)} comes twice", code="duplicate_tensor", tensor=twice)
         plan = _Plan(
-            groups=tuple((datatype, tuple(a), tuple(b)) for datatype, (a, b) in groups.items()),
+            groups=tuple(
+                (datatype, tuple(a), np.array(b, dtype=np.intp)) for datatype, (a, b) in groups.items()
+            ),
             texts=tuple(found),
             kind=np.float64 if any(NUMERIC[each][2] is np.float64 for each in groups) else np.float32,
             missing=projection.missing(frozenset(names)),
@@ -171,6 +171,16 @@ class Decoder:
             self._plans.clear()
         self._plans[tuple(key)] = plan
         return plan
+
+    def _known(self, name: str) -> Column:
+        column = self.projection.columns.get(name)
+        if column is None:
+            raise Invalid(
+                f"tensor {shown(name)} is not in the endpoint's schema; {self._expected()}",
+                code="unknown_feature",
+                tensor=name[:80],
+            )
+        return column
 
     def _expected(self) -> str:
         names = [column.name for column in self.projection.endpoint.columns]

@@ -318,3 +318,43 @@ async def test_sigterm_before_it_is_ready_ends_it(replica):
         assert await asyncio.to_thread(one.ended) == 0
         connection.close()
     assert one.file().state == "stopped"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "skops", "pickle"])
+def test_a_replica_serves_every_framework(kind, replica):
+    import hashlib
+    import io
+
+    from skl2onnx import to_onnx
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(200, 4)).astype(np.float32)
+    model = LogisticRegression().fit(matrix, np.where(matrix[:, 0] > 0, "late", "on_time"))
+    if kind == "onnx":
+        content = to_onnx(model, matrix[:1], options={"zipmap": False}).SerializeToString()
+    elif kind == "skops":
+        import skops.io
+
+        content = skops.io.dumps(model)
+    else:
+        import joblib
+
+        joblib.dump(model, buffer := io.BytesIO())
+        content = buffer.getvalue()
+    one = replica()
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = one.folder / "store" / "sha256" / sha256[:2] / sha256
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    one.launch["artifacts_dir"] = one.folder / "store"
+    framework = "onnx" if kind == "onnx" else "scikit-learn"
+    one.launch["artifact"] = {"digest": f"sha256:{sha256}", "file_name": "m", "framework": framework}
+    if kind == "pickle":
+        code, file = failed(one)
+        assert (code, file.error_code) == (EXIT_FAILED, "pickle_not_allowed")
+        one.path.unlink()
+        one.launch["allow_pickle"] = True
+    one.start()
+    assert one.file().state == "ready"
+    assert 'runtime="onnxruntime"' in fetch(one, "/metrics")[1] or kind != "onnx"
