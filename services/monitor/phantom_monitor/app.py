@@ -12,7 +12,14 @@ from phantom_monitor.routes import KnownRoutes, parse_route
 from phantom_monitor.rpc import SERVICE, MonitorRpc
 from phantom_monitor.service import Monitor
 from phantom_monitor.settings import MonitorSettings
-from phantom_monitor.store import MIGRATIONS, SCHEMA, PostgresGateways, PostgresPredictions, PostgresWindows
+from phantom_monitor.store import (
+    MIGRATIONS,
+    SCHEMA,
+    SESSION,
+    PostgresGateways,
+    PostgresPredictions,
+    PostgresWindows,
+)
 from phantom_platform import rpc
 from phantom_platform.kafka.consumers import Consumers
 from phantom_platform.kafka.projection import Projection
@@ -26,7 +33,12 @@ def build(context: ServiceContext, settings: MonitorSettings) -> Application:
     app = Application("monitor")
     database = app.add(
         Database(
-            context.postgres_dsn, SCHEMA, migrations=MIGRATIONS, clock=context.clock, source="phantom/monitor"
+            context.postgres_dsn,
+            SCHEMA,
+            migrations=MIGRATIONS,
+            clock=context.clock,
+            source="phantom/monitor",
+            session_settings=SESSION,
         )
     )
     app.add(OutboxRelay(database, context.producer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -27,6 +27,7 @@ OPERATIONAL_S = 60
 # Older than this, the newest complete window says nothing about now.
 STALE_S = 120
 QUALITY = timedelta(hours=24)
+STATES_EVERY = timedelta(seconds=15)
 # Writers' clocks and long transactions: what was written this long before the last look is looked at again.
 OVERLAP = timedelta(seconds=10)
 
@@ -67,6 +68,8 @@ class Exporter:
         self._recent: dict[WindowKey, StoredWindow] = {}
         self._quality: dict[WindowKey, QualitySums] = {}
         self._exported = Exported()
+        self._counted: dict[str, list[Sample]] = {}
+        self._counted_at = datetime.min.replace(tzinfo=UTC)
         registry.register(self)
 
     async def run(self, interval_s: float) -> None:
@@ -90,9 +93,7 @@ class Exporter:
         self._forget(now)
         samples = _gauges(self._recent.values(), now.timestamp()) | _quality_gauges(self._quality)
         samples |= _counters(await self._windows.totals())
-        samples[catalogue.OUTCOMES.name] = [(t[:3], t[3]) for t in await self._predictions.outcome_states()]
-        samples[catalogue.WINDOWS.name] = [(t[:3], t[3]) for t in await self._windows.states()]
-        self._exported = Exported(samples)
+        self._exported = Exported(samples | await self._states(now))
 
     def collect(self) -> Iterator[Metric]:
         """Called by a scrape."""
@@ -111,6 +112,16 @@ class Exporter:
     def describe(self) -> Iterable[Metric]:
         """Nothing: names are checked when they are collected."""
         return ()
+
+    async def _states(self, now: datetime) -> dict[str, list[Sample]]:
+        """Counts over whole tables, taken more rarely."""
+        if now - self._counted_at >= STATES_EVERY:
+            self._counted_at = now
+            self._counted = {
+                catalogue.OUTCOMES.name: [(t[:3], t[3]) for t in await self._predictions.outcome_states()],
+                catalogue.WINDOWS.name: [(t[:3], t[3]) for t in await self._windows.states()],
+            }
+        return self._counted
 
     def _forget(self, now: datetime) -> None:
         oldest_s, recent_s = (now - QUALITY).timestamp(), now.timestamp() - OPERATIONAL_S - STALE_S

@@ -19,6 +19,8 @@ from phantom_platform.postgres import Database, Transaction
 
 SCHEMA = "monitor"
 MIGRATIONS = Path(__file__).parent / "migrations"
+# Tables grow from nothing to millions of rows: a plan that was cached while they were small would scan them whole.
+SESSION = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
 _KEY = "workspace, endpoint, revision, arm, decision, route_version, segment, start_s"
 _TOTALS = ("requests", "answered", "attempts", "failed_attempts", "rejected_inputs", "fallbacks", "rows")
 
@@ -254,8 +256,11 @@ class PostgresPredictions:
     ) -> tuple[list[str], list[str]]:
         """Which of these request and prediction ids have an outcome."""
         rows = await tx.fetch(
-            """SELECT kind, id FROM outcomes WHERE workspace = $1 AND endpoint = $2
-               AND ((kind = 'request' AND id = ANY($3)) OR (kind = 'prediction' AND id = ANY($4)))""",
+            """SELECT kind, id FROM outcomes
+               WHERE workspace = $1 AND endpoint = $2 AND kind = 'request' AND id = ANY($3)
+               UNION
+               SELECT kind, id FROM outcomes
+               WHERE workspace = $1 AND endpoint = $2 AND kind = 'prediction' AND id = ANY($4)""",
             workspace,
             endpoint,
             request_ids,
@@ -268,7 +273,7 @@ class PostgresPredictions:
         """Keep an outcome where it is the newest of its id."""
         await tx.executemany(
             """INSERT INTO outcomes AS o VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'waiting')
-               ON CONFLICT (workspace, endpoint, kind, id, row_number) DO UPDATE
+               ON CONFLICT (id, row_number, kind, workspace, endpoint) DO UPDATE
                SET event_us = EXCLUDED.event_us, partition = EXCLUDED.partition,
                    kafka_offset = EXCLUDED.kafka_offset, label = EXCLUDED.label, fields = EXCLUDED.fields,
                    state = 'waiting'
@@ -305,7 +310,13 @@ class PostgresPredictions:
         A request's outcome is its first answer's only: the least (answer time, prediction id) within 7 days.
         """
         rows = await tx.fetch(
-            """SELECT p.*,
+            """WITH wanted AS (
+                   SELECT prediction_id, row_number FROM predictions
+                   WHERE workspace = $1 AND endpoint = $2 AND request_id = ANY($3) AND request_id <> ''
+                   UNION
+                   SELECT prediction_id, row_number FROM predictions
+                   WHERE workspace = $1 AND endpoint = $2 AND prediction_id = ANY($4::uuid[]))
+               SELECT p.*,
                    NOT EXISTS (
                        SELECT 1 FROM predictions q
                        WHERE q.workspace = p.workspace AND q.endpoint = p.endpoint AND p.request_id <> ''
@@ -313,13 +324,13 @@ class PostgresPredictions:
                          AND (q.answered_us, q.prediction_id) < (p.answered_us, p.prediction_id)
                          AND q.answered_us > p.answered_us - 604800000000) AS is_first,
                    b.label AS by_id, b.event_us AS by_id_us, r.label AS by_request, r.event_us AS by_request_us
-               FROM predictions p
-               LEFT JOIN outcomes b ON b.workspace = p.workspace AND b.endpoint = p.endpoint
+               FROM wanted
+               JOIN predictions p ON p.workspace = $1 AND p.endpoint = $2
+                   AND p.prediction_id = wanted.prediction_id AND p.row_number = wanted.row_number
+               LEFT JOIN outcomes b ON b.workspace = $1 AND b.endpoint = $2
                    AND b.kind = 'prediction' AND b.id = p.prediction_id::text AND b.row_number = p.row_number
-               LEFT JOIN outcomes r ON r.workspace = p.workspace AND r.endpoint = p.endpoint
+               LEFT JOIN outcomes r ON r.workspace = $1 AND r.endpoint = $2
                    AND r.kind = 'request' AND r.id = p.request_id AND r.row_number = p.row_number
-               WHERE p.workspace = $1 AND p.endpoint = $2
-                 AND ((p.request_id = ANY($3) AND p.request_id <> '') OR p.prediction_id = ANY($4::uuid[]))
                ORDER BY p.prediction_id, p.row_number FOR UPDATE OF p""",
             workspace,
             endpoint,
@@ -343,8 +354,9 @@ class PostgresPredictions:
     ) -> None:
         """Note the outcomes of these (id, row) as joined."""
         await tx.execute(
-            """UPDATE outcomes SET state = 'joined' WHERE workspace = $1 AND endpoint = $2 AND kind = $3
-               AND state <> 'joined' AND (id, row_number) IN (SELECT * FROM unnest($4::text[], $5::int[]))""",
+            """UPDATE outcomes o SET state = 'joined' FROM unnest($4::text[], $5::int[]) AS k (id, row_number)
+               WHERE o.id = k.id AND o.row_number = k.row_number AND o.kind = $3
+                 AND o.workspace = $1 AND o.endpoint = $2 AND o.state <> 'joined'""",
             workspace,
             endpoint,
             kind,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ ACQUIRE_TIMEOUT_S = 10.0
 class Database:
     """A part: `start` waits for Postgres, runs the migrations that are safe beforehand, opens the pool.
 
-    `source` is what events say they come from, `phantom/<service>`.
+    `source` is what events say they come from, `phantom/<service>`; `session_settings` are Postgres settings of
+    every connection.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Database:
         source: str,
         min_size: int = 1,
         max_size: int = 8,
+        session_settings: Mapping[str, str] | None = None,
     ) -> None:
         if not _SCHEMA.fullmatch(schema):
             raise Invalid(f"schema {schema!r}: use a-z, 0-9 and _", code="invalid_schema")
@@ -56,6 +58,7 @@ class Database:
         self._dsn = dsn
         self._migrations = migrations
         self._sizes = (min_size, max_size)
+        self._session_settings = dict(session_settings or {})
         self._pool: asyncpg.Pool | None = None
 
     @property
@@ -174,9 +177,17 @@ class Database:
             min_size=smallest,
             max_size=largest,
             command_timeout=COMMAND_TIMEOUT_S,
+            # asyncpg itself rolls back what is open. Its RESET ALL would cost a round trip a transaction; so
+            # sessions are never changed: SET LOCAL and pg_advisory_xact_lock only.
+            reset=_nothing,
             **self._session(),
         )
 
     def _session(self) -> dict[str, Any]:
         settings = {"search_path": f'"{self.schema}"', "application_name": self.source}
+        settings |= self._session_settings
         return {"server_settings": settings}
+
+
+async def _nothing(connection: asyncpg.Connection) -> None:
+    """See `_open`."""

@@ -45,9 +45,10 @@ CREATE TABLE predictions (
     value double precision,
     matures_us bigint NOT NULL,
     counted text,
-    PRIMARY KEY (workspace, endpoint, prediction_id, row_number)
+    -- What tells rows apart comes first: before statistics are gathered, Postgres would else search by endpoint alone.
+    PRIMARY KEY (prediction_id, row_number, workspace, endpoint)
 );
-CREATE INDEX predictions_request ON predictions (workspace, endpoint, request_id) WHERE request_id <> '';
+CREATE INDEX predictions_request ON predictions (request_id, row_number, workspace, endpoint) WHERE request_id <> '';
 CREATE INDEX predictions_age ON predictions (answered_us);
 
 -- The newest outcome of each id, by event time, then partition and offset.
@@ -64,7 +65,7 @@ CREATE TABLE outcomes (
     fields jsonb NOT NULL,
     arrived_at timestamptz NOT NULL,
     state text NOT NULL CHECK (state IN ('waiting', 'joined', 'unmatched')),
-    PRIMARY KEY (workspace, endpoint, kind, id, row_number)
+    PRIMARY KEY (id, row_number, kind, workspace, endpoint)
 );
 CREATE INDEX outcomes_waiting ON outcomes (arrived_at) WHERE state = 'waiting';
 

@@ -15,7 +15,14 @@ from phantom_contracts.schema import Feature, ModelSchema, Outcome
 from phantom_monitor.converters import Batch, decode_batch
 from phantom_monitor.routes import KnownRoutes
 from phantom_monitor.service import Monitor
-from phantom_monitor.store import MIGRATIONS, SCHEMA, PostgresGateways, PostgresPredictions, PostgresWindows
+from phantom_monitor.store import (
+    MIGRATIONS,
+    SCHEMA,
+    SESSION,
+    PostgresGateways,
+    PostgresPredictions,
+    PostgresWindows,
+)
 from phantom_platform.ids import uuid7
 from phantom_platform.postgres import Database
 from phantom_platform.testing.clock import FakeClock
@@ -137,7 +144,14 @@ class World:
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(postgres_dsn: str) -> AsyncIterator[World]:
     clock = FakeClock(NOON + timedelta(seconds=3))
-    database = Database(postgres_dsn, SCHEMA, migrations=MIGRATIONS, clock=clock, source="phantom/monitor")
+    database = Database(
+        postgres_dsn,
+        SCHEMA,
+        migrations=MIGRATIONS,
+        clock=clock,
+        source="phantom/monitor",
+        session_settings=SESSION,
+    )
     await database.start()
     routes = KnownRoutes()
     routes.remember({("default", "fraud-prod.1"): FRAUD, ("default", "fraud-prod.2"): FRAUD})
