@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -42,12 +42,15 @@ _TOPICS = (topics.ROUTES, topics.EXPERIMENTS, topics.ROUTE_ACKS, topics.PREDICTI
 
 
 class GatewayApp(Application):
-    """The process, with the doors' ports for whoever started it with port 0."""
+    """The process, with what tests look at: the doors' ports where 0 was asked for, and what is applied."""
 
     grpc: InferenceServer
     rest: RestDoor
     observation: MetricsServer
     gateway: Gateway
+    routes: Routes
+    boot_id: str
+    attention: Callable[[], list[str]]
 
 
 def main() -> Application:
@@ -61,13 +64,14 @@ def main() -> Application:
 def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayApp:
     """One gateway. Must be called inside the event loop that runs it."""
     app = GatewayApp(NAME)
-    boot_id, clock, registry = str(uuid.uuid4()), SystemClock(), CollectorRegistry()
+    app.boot_id = boot_id = str(uuid.uuid4())
+    clock, registry = SystemClock(), CollectorRegistry()
     folder = data_dir / "gateway" / settings.worker
     records = app.add(
         PredictionLog(bootstrap, folder / "spill", boot_id=boot_id, spill_bytes=settings.spill_bytes)
     )
     pool = app.add(Pool(boot_id, _rule(settings), random.random))
-    routes = Routes(pool, records.set_routed)
+    app.routes = routes = Routes(pool, records.set_routed)
     pool.on_draining = routes.drained_by
     keys = KeySet()
     app.add(key_projection(keys, bootstrap, folder / "snapshots" / "keys.json"))
@@ -104,14 +108,11 @@ def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayA
     )
     sources = attention.Sources(gateway, pool, records, routes, followed, acks)
     attention.wire(metrics, sources)
+    app.attention = lambda: attention.needed(metrics, sources)
     registry.register(metrics)
     app.observation = app.add(
         MetricsServer(
-            registry,
-            settings.host,
-            settings.metrics_port,
-            app.unready,
-            attention=lambda: attention.needed(metrics, sources),
+            registry, settings.host, settings.metrics_port, app.unready, attention=lambda: app.attention()
         )
     )
     _doors(app, settings, metrics)
