@@ -69,12 +69,13 @@ class ModelRegistry:
         performance_comparison: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
-        stage: str = "development",
+        stage: str = "staging",
         request_id: str | None = None,
     ) -> values.ModelVersion:
         """Add a version. The same version with the same bytes again is the same version.
 
-        Where no schema is given, the newest version's is taken over. Errors: AlreadyExists `version_exists`.
+        It is meant to follow the model's present one, so it starts in staging, from where it is promoted. Where no
+        schema is given, the newest version's is taken over. Errors: AlreadyExists `version_exists`.
         """
         spec = self._spec(
             version, model_path, dict(metadata or {}), schema or self._newest_schema(model_id), stage

@@ -83,7 +83,9 @@ def register(
     metadata: Annotated[Path | None, typer.Option(help="JSON file")] = None,
     description: str = "",
     tag: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
-    stage: str = "development",
+    stage: Annotated[
+        str | None, typer.Option(help="by default development for a new model, staging for a further version")
+    ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Register a model, or a further version of one."""
@@ -98,7 +100,9 @@ def register(
             is_new = False
         except NotFound:
             is_new = True
-        kwargs: dict[str, Any] = {"metadata": facts, "schema": _json(schema) or None, "stage": stage}
+        kwargs: dict[str, Any] = {"metadata": facts, "schema": _json(schema) or None}
+        if stage is not None:
+            kwargs["stage"] = stage
         if is_new:
             made = registry.register_model(
                 model_id, model_path, description=description, tags=tag or [], **kwargs
