@@ -230,7 +230,7 @@ async def test_sigterm_finishes_calls_and_exits_0(kafka_bootstrap, tmp_path, end
                    strict=True)),
     }  # fmt: skip
     with (tmp_path / "log").open("w") as out:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220 - it only starts it
             [sys.executable, "-m", "phantom_inference_gateway"], env=env, stdout=out, stderr=out
         )
     try:
