@@ -52,7 +52,12 @@ def main(path: Path) -> int:
     except Refused as error:
         log.error("already running", action="start_refused", code=error.code, error=str(error))
         return EXIT_LOCKED
-    return uvloop.run(Replica(order, settings).run())  # the lock is released when the process has exited
+    replica = Replica(order, settings)
+    code = uvloop.run(replica.run())  # the lock is released when the process has exited
+    if replica.is_overdue:
+        logs.flush()
+        os._exit(code)  # a thread that still runs the model would be waited for, however long it takes
+    return code
 
 
 class Replica:
@@ -65,6 +70,7 @@ class Replica:
         self._registry = CollectorRegistry()
         self._gate = Gate()
         self._digest = ""  # of the bytes as found
+        self.is_overdue = False  # the drain took longer than it may
 
     async def run(self) -> int:
         self._heed_signals()
@@ -81,6 +87,7 @@ class Replica:
             log.info("ready", action="ready", replica=self._order.replica_id, address=address)
             await self._gate.closed()
             if not await self._gate.idle():
+                self.is_overdue = True
                 log.warning(
                     "stopped with work open",
                     action="drain_timeout",
@@ -122,7 +129,8 @@ class Replica:
         metrics = Metrics(self._registry)
         metrics.describe(order, model.runtime)
         metrics.watch(lambda: self._gate.in_flight, lambda: self._gate.open_streams)
-        pool = stack.enter_context(ThreadPoolExecutor(settings.workers, thread_name_prefix="predict"))
+        pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="predict")
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         server = ModelServer(model, order.model_version, metrics)
         work = Work(server, order, self._gate, pool, settings.inline_bytes, _spans(order.otlp_endpoint))
         http = MetricsServer(self._registry, order.host, order.http_port, self._unready)
