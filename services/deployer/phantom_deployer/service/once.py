@@ -19,7 +19,11 @@ class Once:
 
     async def recall(self, call: Call) -> Answer | None:
         """The answer that this call got before, to be asked before slow preparations; None if it is new."""
-        return _answer(call, await self._store.reads.answer(call)) if call.request_id else None
+        known = _answer(call, await self._store.reads.answer(call)) if call.request_id else None
+        if known is not None:
+            async with self._store.transaction() as tx:
+                tx.mark_mutation()  # it is audited, though it changes nothing
+        return known
 
     async def run(self, call: Call, work: Callable[[Work], Awaitable[Answer]]) -> Answer:
         """`work`'s answer, or the one it gave before. `AlreadyExists` `request_id_reused` for other arguments."""

@@ -1,0 +1,552 @@
+"""The whole deployer on a real Kafka and Postgres, with real processes, and gateways that speak to it by Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import CollectorRegistry
+
+from phantom.deployer.v1 import deployer_service_pb2 as pb
+from phantom.deployer.v1.deployer_service_pb2_grpc import DeployerServiceStub
+from phantom.governance.v1 import governance_service_pb2 as governance
+from phantom.registry.v1 import model_pb2
+from phantom.registry.v1 import registry_service_pb2 as registry
+from phantom_contracts import topics
+from phantom_contracts.events.deployer import RouteRecord
+from phantom_contracts.events.experiment import ExperimentsRecord, Gate, RunningExperiment
+from phantom_deployer.app import build
+from phantom_deployer.settings import DeployerSettings
+from phantom_deployer.tests.builders import schema
+from phantom_deployer.tests.gateways import SimulatedGateway
+from phantom_platform.clock import SystemClock
+from phantom_platform.errors import NotFound
+from phantom_platform.kafka import Producer, ensure_topics
+from phantom_platform.lifecycle import Application
+from phantom_platform.rpc.client import control_channel, from_rpc_error
+from phantom_platform.service import ServiceContext
+from phantom_platform.testing.audit import MemoryAuditSink, assert_audited
+from phantom_platform.testing.events import publish, record
+from phantom_platform.testing.identity import FixedToken, Issuer
+from phantom_platform.testing.rpc import Serving, serving, standing_in
+from phantom_platform.testing.waiting import until
+
+pytestmark = pytest.mark.integration
+
+FAKE = "phantom_deployer.tests.fake_model_server"
+
+
+class Peers:
+    """The registry and governance, as far as the deployer asks them."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+        self.versions: dict[str, model_pb2.ModelVersion] = {}
+        for number in range(1, 6):
+            self.add(f"1.{number}.0")
+
+    def add(self, version: str, *, file_name: str = "model.json", digest: str = "", **fields: Any) -> None:
+        digest = digest or f"sha256:{hashlib.sha256(version.encode()).hexdigest()}"
+        fields.setdefault("schema_json", schema().model_dump_json())
+        self.versions[version] = model_pb2.ModelVersion(
+            model_id="m", version=version, digest=digest, file_name=file_name, framework="xgboost", **fields
+        )
+
+    async def get_version(self, request: Any, context: Any) -> registry.GetVersionResponse:
+        if request.version not in self.versions:
+            raise NotFound(f"no version {request.version}", code="version_not_found")
+        found = model_pb2.ModelVersion()
+        found.CopyFrom(self.versions[request.version])
+        found.model_id = request.model_id
+        return registry.GetVersionResponse(version=found)
+
+    async def service_token(self, request: Any, context: Any) -> governance.IssueServiceTokenResponse:
+        token = self._issuer.token(request.service, "*")
+        expires = Timestamp(seconds=int(time.time()) + 3600)
+        return governance.IssueServiceTokenResponse(token=governance.Token(value=token, expires_at=expires))
+
+    async def artifact_token(self, request: Any, context: Any) -> governance.IssueArtifactTokenResponse:
+        return governance.IssueArtifactTokenResponse(token=governance.Token(value="artifact-token"))
+
+    def servicers(self) -> list[Any]:
+        return [
+            standing_in(
+                "phantom.registry.v1.RegistryService", audit=MemoryAuditSink(), GetVersion=self.get_version
+            ),
+            standing_in(
+                "phantom.governance.v1.GovernanceService",
+                audit=MemoryAuditSink(),
+                IssueServiceToken=self.service_token,
+                IssueArtifactToken=self.artifact_token,
+            ),
+        ]
+
+
+class Control:
+    """One deployer process after another, on the same state."""
+
+    def __init__(self, context: ServiceContext, issuer: Issuer, peers: Peers, module: str) -> None:
+        self.context = context
+        self.issuer = issuer
+        self.peers = peers
+        self._settings = DeployerSettings(model_server_module=module, drain_timeout_s=5)
+        self._stack = AsyncExitStack()
+        self.app: Application | None = None
+        self.door: Serving | None = None
+
+    @property
+    def data_dir(self) -> Path:
+        return self.context.data_dir
+
+    async def start(self) -> None:
+        context = replace(self.context, registry=CollectorRegistry())
+        self.app = build(context, self._settings)
+        await self.app.start()
+        self._stack = AsyncExitStack()
+        self.door = await self._stack.enter_async_context(
+            serving(*self.app.servicers, verifier=self.issuer.verifier)
+        )
+        token = FixedToken(self.issuer.token("ann", "*"))
+        channel = await self._stack.enter_async_context(control_channel(self.door.address, token))
+        self.stub: Any = DeployerServiceStub(channel)
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+        if self.app is not None:
+            await self.app.stop()
+            self.app = None
+
+    async def deploy(self, name: str, version: str = "1.1.0", **fields: Any) -> pb.DeployResponse:
+        request = pb.DeployRequest(
+            model_id="m", version=version, environment="production", deployment_id=name, **fields
+        )
+        return await self.stub.Deploy(request)
+
+    async def get(self, name: str) -> Any:
+        return (await self.stub.GetDeployment(pb.GetDeploymentRequest(deployment_id=name))).deployment
+
+    async def ready(self, name: str) -> Any:
+        """Its stable revision, and its candidate if there is one, are ready."""
+
+        async def is_ready() -> Any:
+            found = await self.get(name)
+            waiting = [r for r in (found.stable, found.candidate) if r.revision and r.phase != "ready"]
+            return None if waiting else found
+
+        return await until(is_ready, within_s=30)
+
+    async def rollout(self, name: str) -> Any:
+        """A deployment whose candidate, at half of the traffic, is ready."""
+        await self.deploy(name, replicas=1)
+        await self.ready(name)
+        await self.deploy(name, "1.2.0", canary_percent=50)
+        return await self.ready(name)
+
+    async def complete(self, name: str) -> pb.CompleteRolloutResponse:
+        return await self.stub.CompleteRollout(pb.CompleteRolloutRequest(deployment_id=name))
+
+    def drained(self) -> set[str]:
+        """Replicas that were told to stop (the stand-in leaves a file)."""
+        return {path.stem for path in (self.data_dir / "replicas").glob("*.drained")}
+
+    async def route(self, name: str, version: int = 0) -> RouteRecord:
+        answer = await self.stub.GetRoute(pb.GetRouteRequest(endpoint=name, version=version))
+        return RouteRecord.model_validate_json(answer.record_json)
+
+    def kill_everything(self) -> None:
+        for path in (self.data_dir / "replicas").glob("*.lock"):
+            try:
+                os.kill(int(path.read_text()), signal.SIGKILL)
+            except (ValueError, ProcessLookupError):
+                continue
+
+
+MakeControl = Callable[[str], Awaitable[Control]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def producer(kafka_bootstrap: str) -> AsyncIterator[Producer]:
+    await ensure_topics(kafka_bootstrap, topics.CATALOGUE)
+    made = Producer(kafka_bootstrap, client_id="test-deployer")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def make_control(
+    kafka_bootstrap: str, postgres_dsn: str, producer: Producer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[MakeControl]:
+    issuer = Issuer()
+    peers = Peers(issuer)
+    made: list[Control] = []
+    async with serving(*peers.servicers(), verifier=issuer.verifier) as others:
+
+        async def make(module: str) -> Control:
+            folder = tmp_path_factory.mktemp("data")
+            (folder / "secrets").mkdir()
+            (folder / "secrets" / "deployer.key").write_text("key")
+            context = ServiceContext(
+                kafka_bootstrap=kafka_bootstrap,
+                postgres_dsn=postgres_dsn,
+                control_address=others.address,
+                data_dir=folder,
+                clock=SystemClock(),
+                registry=CollectorRegistry(),
+                producer=producer,
+                verifier=issuer.verifier,
+            )
+            control = Control(context, issuer, peers, module)
+            made.append(control)
+            await control.start()
+            return control
+
+        yield make
+        for control in made:
+            await control.stop()
+            control.kill_everything()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def control(make_control: MakeControl) -> Control:
+    made = await make_control(FAKE)
+    await made.stub.CreateEnvironment(pb.CreateEnvironmentRequest(name="production", type="local"))
+    return made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def gateway(kafka_bootstrap: str, producer: Producer) -> AsyncIterator[SimulatedGateway]:
+    made = await SimulatedGateway(kafka_bootstrap, producer).start()
+    yield made
+    await made.leave()
+
+
+async def refused(call: Any) -> Any:
+    with pytest.raises(grpc.RpcError) as error:
+        await call
+    return from_rpc_error(error.value)
+
+
+async def safe_until(
+    control: Control,
+    key: str,
+    condition: Callable[[], Any],
+    *gateways: SimulatedGateway,
+    within_s: float = 20.0,
+) -> None:
+    """Until the condition, while no replica is told to stop that a living gateway may send to."""
+
+    async def check() -> Any:
+        told = control.drained()
+        for gateway in gateways:
+            wrong = told & gateway.may_use(key) if gateway.is_alive else set()
+            assert not wrong, f"{gateway.boot_id} may send to {wrong}"
+        return condition()
+
+    await until(check, within_s=within_s, every_s=0.05)
+
+
+async def old_replica(control: Control, name: str) -> str:
+    return (await control.get(name)).stable.replicas[0].replica_id
+
+
+async def test_a_rollout_waits_for_gateways_and_loses_the_old_revision_last(
+    control: Control, gateway: SimulatedGateway
+) -> None:
+    await control.rollout("whole")
+    old = await old_replica(control, "whole")
+    answer = await control.stub.SetCanaryWeight(
+        pb.SetCanaryWeightRequest(deployment_id="whole", percent=75, wait=True), timeout=20
+    )
+    assert gateway.applied["default/whole"] >= answer.route_version
+    assert answer.deployment.acknowledged_route_version == answer.route_version
+    assert answer.deployment.phase == "progressing"
+    assert "75 %" in answer.deployment.reason
+    assert control.drained() == set()
+    completed = await control.complete("whole")
+    route = await control.route("whole", completed.route_version)
+    assert len(route.revisions) == 2
+    await safe_until(control, "default/whole", lambda: old in control.drained(), gateway)
+    sent = (control.data_dir / "replicas" / f"{old}.drained").read_bytes()
+    told = RouteRecord.model_validate_json(sent)
+    assert told.version > completed.route_version
+    assert [each.id for each in told.revisions] == ["whole.2"]
+
+    async def is_over() -> bool:
+        found = await control.get("whole")
+        return found.phase == "ready" and not found.withdrawing
+
+    await until(is_over)
+
+
+async def test_a_gateway_with_work_under_an_old_version_is_waited_for(
+    control: Control, gateway: SimulatedGateway
+) -> None:
+    await control.rollout("held")
+    old = await old_replica(control, "held")
+    gateway.is_held = True
+    await control.complete("held")
+    await asyncio.sleep(3.0)  # nothing may happen: there is no condition to wait for
+    assert old not in control.drained()
+    found = await control.get("held")
+    assert gateway.boot_id in found.withdrawing[0].replicas[0].reason
+    assert found.withdrawing[0].replicas[0].phase == "draining"
+    gateway.is_held = False
+    await safe_until(control, "default/held", lambda: old in control.drained(), gateway)
+
+
+async def test_a_killed_gateway_delays_a_withdrawal_by_about_ten_seconds(
+    control: Control, gateway: SimulatedGateway, kafka_bootstrap: str, producer: Producer
+) -> None:
+    victim = await SimulatedGateway(kafka_bootstrap, producer).start()
+    await control.rollout("killed")
+    old = await old_replica(control, "killed")
+    victim.is_held = True
+    await victim.kill()
+    began = time.monotonic()
+    await control.complete("killed")
+    await safe_until(control, "default/killed", lambda: old in control.drained(), gateway)
+    assert 8.0 < time.monotonic() - began < 14.0
+    states = {
+        each.boot_id: each.state
+        for each in (await control.stub.ListGateways(pb.ListGatewaysRequest())).gateways
+    }
+    assert (states[victim.boot_id], states[gateway.boot_id]) == ("silent", "live")
+    await victim.leave()
+
+
+async def test_a_gateway_that_leaves_is_not_waited_for(
+    control: Control, gateway: SimulatedGateway, kafka_bootstrap: str, producer: Producer
+) -> None:
+    leaver = await SimulatedGateway(kafka_bootstrap, producer).start()
+    await control.rollout("left")
+    old = await old_replica(control, "left")
+    leaver.is_held = True
+    await control.complete("left")
+    await asyncio.sleep(1.0)
+    assert old not in control.drained()
+    began = time.monotonic()
+    await leaver.leave()
+    await safe_until(control, "default/left", lambda: old in control.drained(), gateway)
+    assert time.monotonic() - began < 5
+
+
+async def test_a_gateway_that_joins_during_a_withdrawal_is_waited_for(
+    control: Control, gateway: SimulatedGateway, kafka_bootstrap: str, producer: Producer
+) -> None:
+    await control.rollout("joined")
+    old = await old_replica(control, "joined")
+    gateway.is_held = True
+    late = await SimulatedGateway(kafka_bootstrap, producer).start()  # at the version that names both
+    late.is_held = True
+    await control.complete("joined")
+    gateway.is_held = False
+    await asyncio.sleep(2.0)
+    assert old not in control.drained()
+    newest = await SimulatedGateway(kafka_bootstrap, producer).start()  # at the version without the old one
+    late.is_held = False
+    await safe_until(control, "default/joined", lambda: old in control.drained(), gateway, late, newest)
+    await late.leave()
+    await newest.leave()
+
+
+async def test_a_gateway_cut_off_from_kafka_is_given_up_after_ten_seconds_and_told_by_the_replica(
+    control: Control, gateway: SimulatedGateway, kafka_bootstrap: str, producer: Producer
+) -> None:
+    lost = await SimulatedGateway(kafka_bootstrap, producer).start()
+    await control.rollout("cut")
+    old = await old_replica(control, "cut")
+    await lost.cut_off()
+    await control.complete("cut")
+    await safe_until(control, "default/cut", lambda: old in control.drained(), gateway)
+    # It may still send there, which is why the replica has the last word: the record that it hands on.
+    sent = (control.data_dir / "replicas" / f"{old}.drained").read_bytes()
+    assert RouteRecord.model_validate_json(sent).version > lost.applied["default/cut"]
+    await lost.leave()
+
+
+async def test_a_deployer_that_restarts_in_the_middle_adopts_replicas_and_waits_on(
+    control: Control, gateway: SimulatedGateway
+) -> None:
+    before = await control.rollout("again")
+    old = await old_replica(control, "again")
+    gateway.is_held = True
+    await control.complete("again")
+    await asyncio.sleep(1.0)
+    await control.stop()
+    await control.start()
+    await asyncio.sleep(2.0)
+    assert old not in control.drained()
+    gateway.is_held = False
+    await safe_until(control, "default/again", lambda: old in control.drained(), gateway)
+    after = await control.ready("again")
+    pids = [each.pid for each in before.candidate.replicas]
+    assert [each.pid for each in after.stable.replicas] == pids
+
+
+async def test_a_killed_replica_leaves_the_route_and_comes_back_elsewhere(
+    control: Control, gateway: SimulatedGateway
+) -> None:
+    await control.deploy("phoenix", replicas=2)
+    found = await control.ready("phoenix")
+    victim = found.stable.replicas[0]
+    os.kill(victim.pid, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        route = await control.route("phoenix")
+        now = {each.id: each.address for each in route.revisions[0].replicas}
+        return len(now) == 2 and now[victim.replica_id] != victim.address
+
+    await until(is_back)
+    after = await control.get("phoenix")
+    assert sorted(each.restarts for each in after.stable.replicas) == [0, 1]
+
+
+async def test_a_corrupt_model_fails_by_name_and_the_old_revision_serves_on(
+    control: Control, gateway: SimulatedGateway
+) -> None:
+    control.peers.add("9.0.0", file_name="corrupt.json")
+    await control.deploy("brave")
+    await control.ready("brave")
+    await control.deploy("brave", "9.0.0", canary_percent=50)
+
+    async def has_failed() -> bool:
+        return (await control.get("brave")).candidate.phase == "failed"
+
+    await until(has_failed)
+    found = await control.get("brave")
+    assert (found.phase, found.candidate_percent) == ("ready", 0)
+    assert "not a model" in found.reason
+    error = await refused(
+        control.stub.SetCanaryWeight(pb.SetCanaryWeightRequest(deployment_id="brave", percent=5))
+    )
+    assert error.code == "candidate_not_ready"
+
+
+async def test_a_deleted_deployment_ends_its_route_and_then_its_processes(
+    control: Control, gateway: SimulatedGateway
+) -> None:
+    await control.deploy("gone", replicas=2)
+    found = await control.ready("gone")
+    await control.stub.DeleteDeployment(pb.DeleteDeploymentRequest(deployment_id="gone"))
+    told = {each.replica_id for each in found.stable.replicas}
+    await safe_until(control, "default/gone", lambda: told <= control.drained(), gateway)
+
+    async def is_gone() -> bool:
+        try:
+            await control.get("gone")
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.NOT_FOUND
+        return False
+
+    await until(is_gone)
+    assert gateway.versions["default/gone"][gateway.applied["default/gone"]] == frozenset()
+
+
+async def test_waiting_ends_with_the_deadline_and_the_change_stays(
+    control: Control, gateway: SimulatedGateway, kafka_bootstrap: str, producer: Producer
+) -> None:
+    await control.rollout("late")
+    deaf = await SimulatedGateway(kafka_bootstrap, producer).start()
+    await deaf.cut_off()
+    error = await refused(
+        control.stub.SetCanaryWeight(
+            pb.SetCanaryWeightRequest(deployment_id="late", percent=60, wait=True), timeout=2
+        )
+    )
+    assert error.code == "not_acknowledged"
+    assert deaf.boot_id in str(error.fields["gateways"])
+    assert (await control.get("late")).candidate_percent == 60
+    await deaf.leave()
+
+
+async def test_what_a_running_experiment_uses_stays(
+    control: Control, gateway: SimulatedGateway, producer: Producer
+) -> None:
+    await control.rollout("tested")
+    running = RunningExperiment(
+        id="exp-1",
+        version=1,
+        gate=Gate(salt="g"),
+        salt="s",
+        hash_field="user_id",
+        arms={"control": "tested.1", "treatment": "tested.2"},
+    )
+    held = ExperimentsRecord(version=1, endpoint="tested", experiments=(running,))
+    await publish(producer, record(topics.EXPERIMENTS, "default/tested", held, version=1))
+
+    async def is_refused() -> bool:
+        try:
+            await control.stub.RollbackCanary(pb.RollbackCanaryRequest(deployment_id="tested", remove=True))
+        except grpc.RpcError as error:
+            return from_rpc_error(error).code == "revision_in_experiment"
+        raise AssertionError("it was taken away")
+
+    await asyncio.sleep(1.0)
+    assert await is_refused()
+    ended = ExperimentsRecord(version=2, endpoint="tested")
+    await publish(producer, record(topics.EXPERIMENTS, "default/tested", ended, version=2))
+
+    async def is_removed() -> bool:
+        try:
+            await control.stub.RollbackCanary(pb.RollbackCanaryRequest(deployment_id="tested", remove=True))
+        except grpc.RpcError:
+            return False
+        return True
+
+    await until(is_removed)
+
+
+async def test_every_change_is_audited(control: Control) -> None:
+    assert control.door is not None
+    with assert_audited(control.door.registry):
+        await control.stub.CreateEnvironment(pb.CreateEnvironmentRequest(name="production", type="local"))
+        await control.deploy("audited", request_id="a1")
+        await control.deploy("audited", request_id="a1")
+        await control.stub.ScaleDeployment(pb.ScaleDeploymentRequest(deployment_id="audited", replicas=1))
+        await control.stub.DeleteDeployment(pb.DeleteDeploymentRequest(deployment_id="audited"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "status"),
+    [
+        ({"shadow": True}, "shadow_unsupported", grpc.StatusCode.FAILED_PRECONDITION),
+        ({"version": "0.0.1"}, "version_not_found", grpc.StatusCode.NOT_FOUND),
+        ({"version": "0.0.2"}, "schema_missing", grpc.StatusCode.FAILED_PRECONDITION),
+        ({"environment": "nowhere"}, "environment_not_found", grpc.StatusCode.NOT_FOUND),
+        ({"model_id": "m" * 60, "deployment_id": ""}, "id_too_long", grpc.StatusCode.INVALID_ARGUMENT),
+        ({"deployment_id": "No_Good"}, "invalid_id", grpc.StatusCode.INVALID_ARGUMENT),
+        ({"canary_percent": 0.001}, "percent_not_representable", grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_refusals_of_deploy(
+    control: Control, fields: dict[str, Any], code: str, status: grpc.StatusCode
+) -> None:
+    control.peers.add("0.0.2", schema_json="")
+    base = {"model_id": "m", "version": "1.1.0", "environment": "production", "deployment_id": "bad"}
+    with pytest.raises(grpc.RpcError) as error:
+        await control.stub.Deploy(pb.DeployRequest(**(base | fields)))
+    assert error.value.code() is status  # type: ignore[attr-defined]
+    assert from_rpc_error(error.value).code == code
+
+
+async def test_callers_need_the_permission(control: Control) -> None:
+    assert control.door is not None
+    token = FixedToken(control.issuer.token("bob", "deployments:read"))
+    async with control_channel(control.door.address, token) as channel:
+        stub: Any = DeployerServiceStub(channel)
+        await stub.ListDeployments(pb.ListDeploymentsRequest())
+        error = await refused(stub.DeleteDeployment(pb.DeleteDeploymentRequest(deployment_id="x")))
+    assert (error.code, error.fields["permission"]) == ("permission_missing", "models:deploy")
