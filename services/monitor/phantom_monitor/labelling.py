@@ -98,4 +98,8 @@ class Labelling:
         if outcome is None:
             return None
         schema = self._routes.schema(row.window.workspace, row.window.revision)
-        return true_label(outcome.label, schema, row.class_labels)
+        reported = outcome.label
+        if reported is None and schema is not None and schema.outcome is not None:
+            # An application may send the field that the schema names, as it calls it.
+            reported = outcome.fields.get(schema.outcome.field)
+        return true_label(reported, schema, row.class_labels)

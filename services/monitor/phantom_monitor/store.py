@@ -323,7 +323,8 @@ class PostgresPredictions:
                          AND q.request_id = p.request_id AND q.request_id <> '' AND q.row_number = p.row_number
                          AND (q.answered_us, q.prediction_id) < (p.answered_us, p.prediction_id)
                          AND q.answered_us > p.answered_us - 604800000000) AS is_first,
-                   b.label AS by_id, b.event_us AS by_id_us, r.label AS by_request, r.event_us AS by_request_us
+                   b.label AS by_id, b.fields AS by_id_fields, b.event_us AS by_id_us,
+                   r.label AS by_request, r.fields AS by_request_fields, r.event_us AS by_request_us
                FROM wanted
                JOIN predictions p ON p.workspace = $1 AND p.endpoint = $2
                    AND p.prediction_id = wanted.prediction_id AND p.row_number = wanted.row_number
@@ -495,7 +496,11 @@ def _newest(row: asyncpg.Record) -> StoredOutcome | None:
     """The newest outcome that is this row's: by prediction id, or by request id where it is the request's first."""
     found = []
     if row["by_id_us"] is not None:
-        found.append(StoredOutcome("prediction", row["by_id_us"], json.loads(row["by_id"])))
+        found.append(_outcome("prediction", row, "by_id"))
     if row["by_request_us"] is not None and row["is_first"]:
-        found.append(StoredOutcome("request", row["by_request_us"], json.loads(row["by_request"])))
+        found.append(_outcome("request", row, "by_request"))
     return max(found, key=lambda o: o.event_us, default=None)
+
+
+def _outcome(kind: str, row: asyncpg.Record, name: str) -> StoredOutcome:
+    return StoredOutcome(kind, row[f"{name}_us"], json.loads(row[name]), json.loads(row[f"{name}_fields"]))

@@ -34,6 +34,7 @@ class StoredOutcome:
     kind: str
     event_us: int
     label: Scalar
+    fields: dict[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -97,6 +97,15 @@ async def test_an_outcome_joins_by_prediction_id(world: World) -> None:
     assert await world.accuracy() == (1, 0.0)
 
 
+async def test_the_label_may_come_as_the_field_that_the_schema_names(world: World) -> None:
+    await world.record(batch([Call(p_fraud=0.9, request_id="r1")], sequence=1))
+    await report(
+        world,
+        Reported("default", "fraud-prod", "request", "r1", 0, us(NOON), 0, 1, None, {"actual_fraud": True}),
+    )
+    assert await world.accuracy() == (1, 1.0)
+
+
 async def test_the_newest_outcome_by_event_time_wins_and_a_repeat_changes_nothing(world: World) -> None:
     await world.record(batch([Call(p_fraud=0.9, request_id="r1")], sequence=1))
     late, early = (
