@@ -51,10 +51,11 @@ def check_all(
 
 
 def shares(calls: Iterable[Answered], flights: Flights, routes: Mapping[int, Route]) -> list[Share]:
-    """The candidate's share of distinct tail numbers at each route version, with its 99.9 % interval."""
+    """The candidate's share of distinct tail numbers at each route version that has one, with its 99.9 % interval."""
     units: dict[int, dict[str, str]] = defaultdict(dict)
     for call in calls:
-        if not call.error and flights.tail[call.flight]:
+        is_rollout = not call.error and "candidate" in routes[call.route_version].record.arms
+        if is_rollout and flights.tail[call.flight]:
             units[call.route_version][flights.tail[call.flight]] = call.variant
     found = []
     for version, by_unit in sorted(units.items()):

@@ -144,14 +144,21 @@ async def roll_out(
     with View() as view:
         shown = asyncio.create_task(watch.paint(view, began))
         moved = asyncio.create_task(watch.move())
+        measured = asyncio.create_task(_memory_under_load(replay, memory))
         ledger = await replay.run()
         elapsed_s = time.perf_counter() - began
+        used = await measured
         await moved
-        used = await asyncio.to_thread(memory)
         shown.cancel()
     result = await _judge(people, endpoint, addresses, april, ledger, watch)
     result.elapsed_s, result.memory_mb, result.steps = elapsed_s, used, watch.steps
     return result
+
+
+async def _memory_under_load(replay: Replay, memory: Callable[[], float]) -> float:
+    """Taken in the middle of the traffic, while both revisions run."""
+    await replay.reached(0.6)
+    return await asyncio.to_thread(memory)
 
 
 class _Watch:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
+from rich.console import Console
+
 from phantom_demo.job import OLD, Result
 from phantom_demo.view import Moment, table
 
 
 def print_summary(result: Result, ready_s: float) -> None:
     """Everything, the broken invariants last and named."""
-    from rich.console import Console
-
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     calls = len(result.ledger.calls)
     console.print(table(Moment(result.elapsed_s, calls, calls, 100, 0, result.revisions)))
     print(f"\n{calls:,} calls in {result.elapsed_s:.1f} s ({calls / result.elapsed_s:,.0f}/s), client side:")

@@ -35,7 +35,8 @@ class View:
     """A table that repaints on a terminal, and a line every 5 s elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=False)
+        # Wide enough for the table also where there is no terminal to ask.
+        self._console = Console(width=None if sys.stdout.isatty() else 120)
         self._live = Live(console=self._console, refresh_per_second=4) if sys.stdout.isatty() else None
         self._next_line_s = 0.0
 
@@ -57,10 +58,6 @@ class View:
         elif moment.elapsed_s >= self._next_line_s:
             self._next_line_s = moment.elapsed_s + LINE_EVERY_S
             print(_headline(moment), *map(_line, moment.revisions), sep="\n    ", flush=True)
-
-    def final(self, moment: Moment) -> None:
-        """The table as it ended."""
-        self._console.print(table(moment))
 
 
 def table(moment: Moment) -> Table:
@@ -87,7 +84,7 @@ def table(moment: Moment) -> Table:
             f"{r.latency_p95_ms:.1f}" if r.latency_p95_ms else "-",
             f"{r.error_rate:.2%}",
             f"{r.labelled:,}",
-            f"{r.accuracy:.3f} [{r.accuracy_lower:.3f}, {r.accuracy_upper:.3f}]" if r.labelled else "-",
+            f"{r.accuracy:.3f}" if r.labelled else "-",
             f"{r.log_loss:.4f}" if r.labelled else "-",
         )
     return rendered
