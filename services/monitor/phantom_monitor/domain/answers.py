@@ -11,7 +11,7 @@ from phantom_monitor.domain.counts import GroupSums, WindowCounts, WindowKey, wi
 from phantom_statistics.groups import unit_group
 from phantom_statistics.scores import BINS
 
-OK, INVALID_ARGUMENT = 0, 3
+OK, CANCELLED, INVALID_ARGUMENT = 0, 1, 3
 # Codes that are charged to a revision: unknown, deadline exceeded, internal, unavailable.
 CHARGED = frozenset({2, 4, 13, 14})
 
@@ -59,7 +59,7 @@ class Answer:
     row_offset: int
     block: Block | None
     block_row: int
-    failed: list[tuple[str, int]]  # (revision, gRPC code)
+    failed: list[tuple[str, int]]  # attempts before the one that ended the call: (revision, gRPC code)
 
     @property
     def group(self) -> int:
@@ -115,22 +115,24 @@ def _count_call(answer: Answer, counts: WindowCounts) -> None:
     group.requests += 1
     if answer.status == OK:
         counts.answered += 1
+        counts.fallbacks += answer.served != answer.assigned
     elif answer.status == INVALID_ARGUMENT:
         counts.rejected_inputs += 1
-    if answer.served and answer.served != answer.assigned:
-        counts.fallbacks += 1
-    if any(revision == answer.assigned and code in CHARGED for revision, code in answer.failed):
+    if any(revision == answer.assigned and code in CHARGED for revision, code in _attempts(answer)):
         group.failures += 1
 
 
+def _attempts(answer: Answer) -> list[tuple[str, int]]:
+    """Every attempt of a call: those that failed before, and the one that ended it (revision, gRPC code)."""
+    last = [] if answer.status == CANCELLED else [(answer.served or answer.assigned, answer.status)]
+    return [*answer.failed, *last]
+
+
 def _count_attempts(answer: Answer, windows: dict[WindowKey, WindowCounts]) -> None:
-    for revision, code in answer.failed:
+    for revision, code in _attempts(answer):
         counts = windows.setdefault(answer.key(revision, answer.answered_us), WindowCounts())
         counts.attempts += 1
-        if code in CHARGED:
-            counts.failed_attempts += 1
-    if answer.status == OK:
-        windows.setdefault(answer.key(answer.served, answer.answered_us), WindowCounts()).attempts += 1
+        counts.failed_attempts += code in CHARGED
 
 
 def _count_rows(answer: Answer, counts: WindowCounts) -> None:

@@ -55,7 +55,8 @@ async def test_batches_of_two_gateways_with_one_number_are_two(world: World) -> 
 
 async def test_failed_calls_are_no_answers_and_are_charged_to_who_failed(world: World) -> None:
     calls = [
-        Call(status=14, failed=[("fraud-prod.2", 14)], revision="fraud-prod.2", arm="candidate"),
+        Call(status=14, revision="fraud-prod.2", arm="candidate"),
+        Call(status=1, revision="fraud-prod.2", arm="candidate"),
         Call(status=3, revision="fraud-prod.2", arm="candidate"),
         Call(revision="fraud-prod.2", served="fraud-prod.1", arm="candidate", failed=[("fraud-prod.2", 13)]),
     ]
@@ -71,7 +72,7 @@ async def test_failed_calls_are_no_answers_and_are_charged_to_who_failed(world: 
     )
     assert (candidate.attempts, candidate.failed_attempts) == (2, 2)
     assert (stable.requests, stable.attempts, stable.failed_attempts) == (0, 1, 0)
-    assert (await counts(world))["failed_calls"] == 2
+    assert (await counts(world))["failed_calls"] == 3
 
 
 @pytest.mark.parametrize("order", [("prediction", "outcome"), ("outcome", "prediction")])
