@@ -56,11 +56,18 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
 
     acks, bell = Acknowledgements(), Bell()
     reader = app.add(AckReader(context.kafka_bootstrap, store, acks, context.clock, bell, metrics))
-    app.add(routes_projection(context.kafka_bootstrap, acks, context.clock, bell, context.registry))
+    routes = app.add(routes_projection(context.kafka_bootstrap, acks, context.clock, bell, context.registry))
     experiments = RunningExperiments(
         context.kafka_bootstrap, lambda key: reconciler.wake_key(key), context.registry
     )
-    convergence = Convergence(store, experiments, acks, mint=ids.new_id, policy=_policy(settings))
+    convergence = Convergence(
+        store,
+        experiments,
+        acks,
+        mint=ids.new_id,
+        has_read_routes=lambda: not routes.is_stale,
+        policy=_policy(settings),
+    )
     reconciler = Reconciler(convergence, backend, store, context.clock, metrics, bell)
     app.add(experiments.projection)
     app.add(Task("deployer-reconciler", reconciler.run))

@@ -1,7 +1,8 @@
 """What callers may do to a deployment, and when not.
 
 Each function returns the deployment as it is afterwards and what happened; or raises a named refusal.
-`used` maps revisions of running experiments to the experiment's id: those may not be taken away.
+`used` maps revisions of running experiments to the experiment's id: those may not be taken away. While experiments
+are not known (None), nothing is.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from phantom_deployer.domain.deployment import (
     new_salt,
 )
 from phantom_deployer.domain.facts import Fact
-from phantom_platform.errors import Invalid, Refused, Violation
+from phantom_platform.errors import Invalid, Refused, Unavailable, Violation
 from phantom_statistics.assignment import BUCKETS, reallocate
 
 Outcome = tuple[Deployment, tuple[Fact, ...]]
+Used = Mapping[str, str] | None
 
 
 def create(
@@ -70,7 +72,7 @@ def add_revision(
     bp: int,
     vouched: bool,
     entropy: str,
-    used: Mapping[str, str],
+    used: Used,
 ) -> Outcome:
     """The version becomes the candidate; the stable revision where that one could not be started."""
     _check_not_deleting(deployment)
@@ -117,7 +119,7 @@ def set_weight(deployment: Deployment, bp: int) -> Outcome:
     return deployment, (facts.WeightSet(candidate.id, bp, previous),)
 
 
-def complete(deployment: Deployment, used: Mapping[str, str]) -> Outcome:
+def complete(deployment: Deployment, used: Used) -> Outcome:
     """The candidate becomes the stable revision; the old one is withdrawn afterwards."""
     candidate = _candidate(deployment)
     _check_has_been_ready(candidate)
@@ -135,7 +137,7 @@ def complete(deployment: Deployment, used: Mapping[str, str]) -> Outcome:
     return deployment, (facts.Completed(candidate.id, previous),)
 
 
-def roll_back(deployment: Deployment, *, remove: bool, reason: str, used: Mapping[str, str]) -> Outcome:
+def roll_back(deployment: Deployment, *, remove: bool, reason: str, used: Used) -> Outcome:
     """No traffic to the candidate; with `remove` it is withdrawn."""
     candidate = _candidate(deployment)
     happened: tuple[Fact, ...] = ()
@@ -155,7 +157,7 @@ def scale(deployment: Deployment, replicas: int) -> Outcome:
     return replace(deployment, replicas=replicas), ()
 
 
-def delete(deployment: Deployment, used: Mapping[str, str]) -> Outcome:
+def delete(deployment: Deployment, used: Used) -> Outcome:
     """The route goes at once, the replicas once no gateway uses it."""
     if deployment.is_deleting:
         return deployment, ()
@@ -203,8 +205,14 @@ def _check_not_deleting(deployment: Deployment) -> None:
         )
 
 
-def _withdraw(deployment: Deployment, revision: Revision, used: Mapping[str, str], reason: str) -> Deployment:
-    if revision.id in used:
+def _withdraw(deployment: Deployment, revision: Revision, used: Used, reason: str) -> Deployment:
+    if used is None and revision.was_ready:
+        raise Unavailable(
+            f"whether a running experiment uses {revision.id} is not known yet: Kafka has not been read to its end",
+            code="experiments_unknown",
+            revision=revision.id,
+        )
+    if used is not None and revision.id in used:
         raise Refused(
             f"{revision.id} is used by the running experiment {used[revision.id]}; stop or conclude it first",
             code="revision_in_experiment",

@@ -51,6 +51,7 @@ class RouteVersion:
 
     version: int
     record_json: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

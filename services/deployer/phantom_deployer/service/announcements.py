@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from phantom_contracts.events import deployer as events
@@ -14,6 +15,9 @@ from phantom_deployer.domain.facts import Fact
 from phantom_deployer.domain.routing import Route, RoutedRevision, desired_route
 from phantom_deployer.domain.values import RouteVersion
 from phantom_deployer.service.ports import Experiments, Work
+
+# Published, a version is read back within milliseconds.
+LOST_AFTER = timedelta(seconds=10)
 
 
 async def commit(
@@ -37,6 +41,24 @@ async def commit(
         await work.free_names(after.workspace, after.id)
     await work.save(before, after)
     return after
+
+
+async def repeat_lost(work: Work, deployment: Deployment, confirmed: int) -> bool:
+    """Publish the newest version again where Kafka has lost it: it left the outbox, and does not come back.
+
+    `confirmed`: the newest version that was read back, after everything was read.
+    """
+    if confirmed >= deployment.route_version:
+        return False
+    latest = await work.route(deployment.workspace, deployment.id, 0)
+    if (
+        latest is None
+        or work.now - latest.created_at < LOST_AFTER
+        or await work.is_on_its_way(deployment.key)
+    ):
+        return False
+    work.announce_route(deployment.key, latest.version, _record(latest))
+    return True
 
 
 async def _publish(work: Work, deployment: Deployment, experiments: Experiments) -> Deployment:

@@ -9,8 +9,11 @@ from datetime import timedelta
 from phantom_deployer.domain.deployment import Deployment, Replica
 from phantom_deployer.domain.reconcile import Effect, Observation, Policy, Surroundings, step
 from phantom_deployer.domain.values import DEPLOYER
-from phantom_deployer.service.announcements import commit
+from phantom_deployer.service.announcements import commit, repeat_lost
 from phantom_deployer.service.ports import Acknowledged, Experiments, Store, Work
+from phantom_platform.telemetry import logs
+
+log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class Convergence:
         acks: Acknowledged,
         *,
         mint: Callable[[], str],
+        has_read_routes: Callable[[], bool],
         policy: Policy | None = None,
     ) -> None:
         self._store = store
         self._experiments = experiments
         self._acks = acks
         self._mint = mint
+        self._has_read_routes = has_read_routes
         self._policy = policy or Policy()
 
     async def keys(self) -> list[tuple[str, str]]:
@@ -76,6 +81,13 @@ class Convergence:
             after = await commit(
                 work, before, done.deployment, done.facts, actor=DEPLOYER, experiments=self._experiments
             )
+            if self._has_read_routes() and await repeat_lost(work, after, self._acks.confirmed(after.key)):
+                log.error(
+                    "Kafka has lost a route",
+                    action="route_lost",
+                    route=after.key,
+                    version=after.route_version,
+                )
             tasks = [Task(each, await _record(work, after, each)) for each in done.effects]
         return Advance(after, tuple(tasks), after != before)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from phantom_deployer.domain import rollout
 from phantom_deployer.domain.deployment import (
@@ -13,7 +13,7 @@ from phantom_deployer.domain.deployment import (
     alias_of,
     generated_id,
 )
-from phantom_deployer.domain.rollout import Outcome
+from phantom_deployer.domain.rollout import Outcome, Used
 from phantom_deployer.domain.values import Answer, Call, Order
 from phantom_deployer.service.announcements import commit
 from phantom_deployer.service.once import Once
@@ -25,14 +25,12 @@ from phantom_platform.errors import (
     Invalid,
     NotFound,
     Refused,
-    Unavailable,
     Unsupported,
     Violation,
 )
 from phantom_platform.ids import check_resource_id
 
 ENVIRONMENT_TYPES = ("local",)
-Used = Mapping[str, str]
 
 
 class Deployments:
@@ -97,7 +95,7 @@ class Deployments:
                 environment=order.environment,
             )
         model = await self._models.version(call.workspace, order.model_id, order.version)
-        used = self._used(call.workspace)
+        used = self._experiments.used(call.workspace)
 
         async def place(work: Work) -> Answer:
             existing = await work.resolve(call.workspace, target)
@@ -130,7 +128,7 @@ class Deployments:
 
     async def _change(self, call: Call, name: str, change: Callable[[Deployment, Used], Outcome]) -> Answer:
         audit.resource(f"{call.workspace}/{name}")
-        used = self._used(call.workspace)
+        used = self._experiments.used(call.workspace)
 
         async def work_on(work: Work) -> Answer:
             before = await _locked(work, call.workspace, name)
@@ -190,15 +188,6 @@ class Deployments:
         )
         revision = max(after.revisions, key=lambda each: each.number)
         return Answer(after.id, revision.id, after.route_version)
-
-    def _used(self, workspace: str) -> Used:
-        used = self._experiments.used(workspace)
-        if used is None:
-            raise Unavailable(
-                "running experiments are not known yet, since Kafka has not been read to its end",
-                code="experiments_unknown",
-            )
-        return used
 
 
 async def _locked(work: Work, workspace: str, name: str) -> Deployment:

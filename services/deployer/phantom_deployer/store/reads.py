@@ -79,11 +79,11 @@ class Reads:
     async def route(self, workspace: str, endpoint: str, version: int) -> RouteVersion | None:
         """That version, 0 for the newest."""
         sql = """
-            SELECT version, record::text AS record FROM routes
+            SELECT version, record::text AS record, created_at FROM routes
             WHERE workspace = $1 AND endpoint = $2 AND ($3::bigint = 0 OR version = $3)
             ORDER BY version DESC LIMIT 1"""
         row = await self._sql.fetchrow(sql, workspace, endpoint, version)
-        return RouteVersion(row["version"], row["record"]) if row else None
+        return RouteVersion(row["version"], row["record"], row["created_at"]) if row else None
 
     async def route_versions(self, workspace: str, endpoint: str) -> list[int]:
         sql = "SELECT version FROM routes WHERE workspace = $1 AND endpoint = $2 ORDER BY version"

@@ -144,16 +144,23 @@ class Writes(Reads):
 
     async def publish(self, workspace: str, endpoint: str, version: int, record: RouteRecord | None) -> None:
         """The route's next version: kept, announced, and what it names or drops noted. None ends the route."""
-        key = f"{workspace}/{endpoint}"
-        if record is None:
-            self._tx.outbox.add_tombstone(topics.ROUTES, key, version=version)
-        else:
-            self._tx.outbox.add(topics.ROUTES, key, record, version=version)
+        self.announce_route(f"{workspace}/{endpoint}", version, record)
         sql = "INSERT INTO routes VALUES ($1, $2, $3, $4::jsonb, $5)"
         json = record.model_dump_json() if record else None
         await self._tx.execute(sql, workspace, endpoint, version, json, self.now)
         named = [replica.id for each in record.revisions for replica in each.replicas] if record else []
         await self._note(workspace, endpoint, version, named)
+
+    def announce_route(self, key: str, version: int, record: RouteRecord | None) -> None:
+        if record is None:
+            self._tx.outbox.add_tombstone(topics.ROUTES, key, version=version)
+        else:
+            self._tx.outbox.add(topics.ROUTES, key, record, version=version)
+
+    async def is_on_its_way(self, key: str) -> bool:
+        """Whether a version of that route waits to be published."""
+        sql = "SELECT EXISTS (SELECT FROM outbox WHERE topic = $1 AND key = $2)"
+        return bool(await self._tx.fetchval(sql, topics.ROUTES.name, key.encode()))
 
     async def _note(self, workspace: str, endpoint: str, version: int, named: list[str]) -> None:
         sql = """

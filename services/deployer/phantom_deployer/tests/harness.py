@@ -15,7 +15,7 @@ from phantom_contracts.events.deployer import RouteRecord
 from phantom_deployer.bell import Bell
 from phantom_deployer.domain.acknowledgement import Acknowledgements, Progress
 from phantom_deployer.domain.deployment import Deployment, ModelVersion, Replica
-from phantom_deployer.domain.reconcile import Observation, Policy
+from phantom_deployer.domain.reconcile import Observation
 from phantom_deployer.domain.values import Call, Order
 from phantom_deployer.metrics import Metrics
 from phantom_deployer.reconciler import Reconciler
@@ -222,7 +222,9 @@ class Deployer:
         self.store = SabotagedStore(self.database, self.saboteur)
         self.backend = MemoryBackend(self.machine, self.saboteur)
         self.bell = Bell()
-        convergence = Convergence(self.store, self.experiments, self.acks, mint=new_id, policy=Policy())
+        convergence = Convergence(
+            self.store, self.experiments, self.acks, mint=new_id, has_read_routes=lambda: True
+        )
         self.reconciler = Reconciler(
             convergence, self.backend, self.store, self.clock, Metrics(CollectorRegistry()), self.bell
         )

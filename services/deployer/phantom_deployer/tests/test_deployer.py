@@ -341,6 +341,27 @@ async def test_while_experiments_are_unknown_nothing_is_decided_and_arms_stay(de
     assert await deployer.route() == before
     with pytest.raises(Unavailable):
         await deployer.deployments.delete(deployer.call(), "fraud-prod")
+    assert (await deployer.deployments.scale(deployer.call(), "fraud-prod", 2)).deployment_id == "fraud-prod"
+
+
+async def test_a_route_that_kafka_has_lost_is_published_again(deployer: Deployer) -> None:
+    await deployer.deploy()
+    await deployer.reconciler.pass_once(deployer.workspace, "fraud-prod")
+    key = f"{deployer.workspace}/fraud-prod".encode()
+    count = "SELECT count(*) FROM outbox WHERE topic = 'phantom.routes.v1' AND key = $1"
+    deployer.clock.advance(60)
+    await deployer.reconciler.pass_once(deployer.workspace, "fraud-prod")
+    assert await deployer.database.fetchval(count, key) == 1  # it is still on its way
+    async with deployer.database.transaction() as tx:
+        await tx.execute("DELETE FROM outbox WHERE key = $1", key)
+    await deployer.reconciler.pass_once(deployer.workspace, "fraud-prod")
+    assert await deployer.database.fetchval(count, key) == 1
+    async with deployer.database.transaction() as tx:
+        await tx.execute("DELETE FROM outbox WHERE key = $1", key)
+    await deployer.gateways.follow()  # it is in Kafka
+    await deployer.reconciler.pass_once(deployer.workspace, "fraud-prod")
+    assert await deployer.database.fetchval(count, key) == 0
+    assert (await deployer.route()).version == 1
 
 
 # -- killed anywhere -------------------------------------------------------------------------------------------------
@@ -374,7 +395,9 @@ async def test_killed_at_any_step_a_fresh_deployer_converges(deployer: Deployer)
     await _story(deployer)
     assert saboteur.steps > 40
     expected = Counter(str(each["_type"]) for each in await announced(deployer))
-    for at in range(1, min(saboteur.steps, 60) + 1):
+    # The first steps one by one, then some of each part of the story.
+    steps = [*range(1, 25), *range(25, saboteur.steps + 1, max(1, saboteur.steps // 40))]
+    for at in steps:
         other = Deployer(database, clock)
         await other.environment()
         other.gateways.join("g1")
