@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import orjson
 import xxhash
 
 from phantom_platform.cloudevents import Headers
@@ -44,9 +44,9 @@ def rows(pending: Iterable[Outgoing]) -> Columns:
 
 def pack_headers(headers: Headers) -> bytes:
     """Headers as JSON; latin-1 keeps every byte."""
-    return json.dumps([[name, value.decode("latin-1")] for name, value in headers]).encode()
+    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
 
 
 def unpack_headers(packed: bytes) -> Headers:
     """The inverse of `pack_headers`."""
-    return [(name, text.encode("latin-1")) for name, text in json.loads(packed)]
+    return [(name, text.encode("latin-1")) for name, text in orjson.loads(packed)]

@@ -30,6 +30,8 @@ LEADER_POLL_S = 0.5
 DEPTH_EVERY_S = 5.0
 DRAIN_S = 5.0
 MAX_ROWS = 500
+GATHER_S_PER_ROW = 0.0005
+GATHER_MOST_S = 0.005
 TEMPORARY_PAUSE_S = 0.2
 PERMANENT_PAUSE_S = 5.0
 MAX_IN_FLIGHT = 4_000
@@ -147,6 +149,8 @@ class OutboxRelay:
             if self._is_draining and not self._in_flight:
                 self._drained.set()
             if room == 0 or len(found) < room:
+                # The busier it is, the more a batch should carry: at 300 events/s this adds half a millisecond.
+                await asyncio.sleep(min(len(found) * GATHER_S_PER_ROW, GATHER_MOST_S))
                 await self._wait()
 
     async def _wait(self) -> None:

@@ -64,6 +64,7 @@ class Consumers:
         self._next_commit = 0.0
         self._next_prune = 0.0
         self._epoch = 0
+        self._is_stopping = False
         # Set while partitions are assigned to this process.
         self.assigned = asyncio.Event()
 
@@ -72,12 +73,14 @@ class Consumers:
 
     async def stop(self) -> None:
         """Finishes the poll under way, commits its offsets and leaves the group."""
+        self._is_stopping = True
         await self._task.stop()
 
     async def _run(self) -> None:
         if not self._router.topics:
             raise ValueError(f"{self.name}: the router listens to nothing")
-        while True:
+        # aiokafka swallows a cancellation that comes while it closes a client: the flag is what counts.
+        while not self._is_stopping:
             try:
                 await self._consume()
             except (*CONNECTION_ERRORS, Unavailable) as error:
@@ -93,7 +96,7 @@ class Consumers:
         try:
             consumer.subscribe(list(self._router.topics), listener=_Listener(self, consumer))
             await consumer.start()
-            while True:
+            while not self._is_stopping:
                 await self._turn(consumer)
         finally:
             self.assigned.clear()

@@ -46,6 +46,7 @@ class Producer:
         self._pending: set[asyncio.Future[RecordMetadata]] = set()
         self._connecting = Task(f"{self.name}:connect", self._keep_connected)
         self._lost = asyncio.Event()
+        self._is_stopping = False
 
     @property
     def is_connected(self) -> bool:
@@ -58,6 +59,7 @@ class Producer:
 
     async def stop(self) -> None:
         """Sends what is pending, for at most 10 s."""
+        self._is_stopping = True
         await self._connecting.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.flush(), STOP_PATIENCE_S)
@@ -176,7 +178,8 @@ class Producer:
 
     async def _keep_connected(self) -> None:
         delay = 0.1
-        while True:
+        # aiokafka swallows a cancellation that comes while it closes a client: the flag is what counts.
+        while not self._is_stopping:
             await self._lost.wait()
             inner = self._make()
             try:

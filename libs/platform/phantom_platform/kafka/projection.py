@@ -78,6 +78,7 @@ class Projection(Generic[T]):
         self._consumer: AIOKafkaConsumer | None = None
         self._moved = asyncio.Condition()
         self._is_dirty = False
+        self._is_stopping = False
         self._next_save = 0.0
 
     @property
@@ -94,6 +95,7 @@ class Projection(Generic[T]):
         await self._task.start()
 
     async def stop(self) -> None:
+        self._is_stopping = True
         await self._task.stop()
         if self._is_dirty:
             await self._save()
@@ -117,7 +119,8 @@ class Projection(Generic[T]):
             await self._moved.wait_for(lambda: self._has_reached(ends))
 
     async def _run(self) -> None:
-        while True:
+        # aiokafka swallows a cancellation that comes while it closes a client: the flag is what counts.
+        while not self._is_stopping:
             try:
                 await self._follow()
             except CONNECTION_ERRORS as error:
@@ -138,7 +141,7 @@ class Projection(Generic[T]):
             await consumer.start()
             ends = await self._from_the_beginning(consumer)
             seen: set[str] = set()
-            while True:
+            while not self._is_stopping:
                 polled = await consumer.getmany(timeout_ms=20 if not self.current.is_set() else 500)
                 for records in polled.values():
                     for record in records:
