@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from phantom_platform.identity.keys import encode_public_key
+from phantom_platform.identity.tokens import SigningKey
 
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 150
@@ -58,6 +65,14 @@ class Stack:
         """The stored bytes of `sha256:<hex>`."""
         sha256 = digest.removeprefix("sha256:")
         return self.data_dir / "artifacts" / "sha256" / sha256[:2] / sha256
+
+    def signing_key(self) -> SigningKey:
+        """With which governance signs tokens: tests make expired ones with it."""
+        pem = (self.data_dir / "secrets" / "signing-key.pem").read_bytes()
+        private = load_pem_private_key(pem, password=None)
+        assert isinstance(private, Ed25519PrivateKey)
+        public = encode_public_key(private.public_key())
+        return SigningKey(hashlib.sha256(public.encode()).hexdigest()[:16], private)
 
     def logs(self) -> str:
         """Every log, for a search."""

@@ -12,13 +12,13 @@ import grpc
 
 from phantom.governance.v1 import governance_service_pb2 as governance
 from phantom.governance.v1 import governance_service_pb2_grpc as governance_grpc
-from phantom_ml_studio import credentials
-from phantom_ml_studio.errors import Invalid, Unavailable, from_rpc_error
+from phantom_ml_studio import credentials, tracing
+from phantom_ml_studio.errors import Invalid, PhantomError, Unauthenticated, Unavailable, from_rpc_error
 
 T = TypeVar("T")
 _OPTIONS = [("grpc.max_receive_message_length", 72 << 20), ("grpc.max_send_message_length", 72 << 20)]
-# Calls are repeated while nobody answers, for this long: mutators carry a request id, so a repeat is harmless.
-_RETRY_S = 10.0
+_PAUSE_S = 0.2
+_STREAM_S = 3600.0
 
 
 class Client:
@@ -27,18 +27,27 @@ class Client:
     >>> client = Client()                                   # after `phantom-ml-studio auth login`
     >>> client = Client(address="127.0.0.1:50051", token=...)
 
-    Raises Unauthenticated where no login is stored, or it has expired.
+    While nobody answers, calls are repeated for `retry_s` (`on_retry` is told each time): changes carry a request id,
+    so a repeat is harmless. Raises Unauthenticated where no login is stored, or it has expired.
     """
 
     def __init__(
-        self, address: str | None = None, token: str | None = None, *, timeout_s: float = 60.0
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retry_s: float = 10.0,
+        on_retry: Callable[[PhantomError], None] = lambda error: None,
     ) -> None:
         if token is None:
             login = credentials.load()
             token, address = login.token, address or login.address
+        elif not token:
+            raise Unauthenticated("the token that was given is empty", code="token_missing")
         self.address = address or credentials.control_address()
-        self.timeout_s = timeout_s
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        self.timeout_s, self.retry_s, self.on_retry = timeout_s, retry_s, on_retry
+        self._authorization = ("authorization", f"Bearer {token}")
         self.channel = grpc.insecure_channel(self.address, options=_OPTIONS)
 
     @classmethod
@@ -48,23 +57,31 @@ class Client:
         return cls(address or credentials.control_address(), token.value)
 
     def call(self, method: Callable[..., T], request: Any, *, timeout_s: float | None = None) -> T:
-        """One RPC with our token; raises the SDK's errors."""
-        give_up = time.monotonic() + _RETRY_S
+        """One RPC with our token, inside the current trace or a new one; raises the SDK's errors."""
+        give_up = time.monotonic() + self.retry_s
+        parent = tracing.traceparent() or tracing.new_traceparent()
+        metadata = (self._authorization, (tracing.TRACEPARENT, parent))
         while True:
             try:
-                return method(request, metadata=self._metadata, timeout=timeout_s or self.timeout_s)
+                return method(request, metadata=metadata, timeout=timeout_s or self.timeout_s)
             except grpc.RpcError as raw:
                 error = from_rpc_error(raw, self.address)
+                error.trace_id = tracing.trace_id_of(parent)
                 if not isinstance(error, Unavailable) or time.monotonic() > give_up:
                     raise error from None
-                time.sleep(0.2)
+                self.on_retry(error)
+                time.sleep(_PAUSE_S)
 
     def stream(self, method: Callable[..., Iterable[T]], request: Any) -> Iterator[T]:
         """A server-streaming RPC."""
+        parent = tracing.traceparent() or tracing.new_traceparent()
+        metadata = (self._authorization, (tracing.TRACEPARENT, parent))
         try:
-            yield from method(request, metadata=self._metadata, timeout=3600)
+            yield from method(request, metadata=metadata, timeout=_STREAM_S)
         except grpc.RpcError as raw:
-            raise from_rpc_error(raw, self.address) from None
+            error = from_rpc_error(raw, self.address)
+            error.trace_id = tracing.trace_id_of(parent)
+            raise error from None
 
     def pages(self, method: Callable[..., Any], request: Any, field: str) -> Iterator[Any]:
         """Every item of a paged list."""

@@ -12,7 +12,7 @@ from phantom.deployer.v1 import deployer_service_pb2 as rpc
 from phantom.deployer.v1 import deployer_service_pb2_grpc as stubs
 from phantom_ml_studio import values
 from phantom_ml_studio.client import Client, new_request_id
-from phantom_ml_studio.errors import Refused, TimedOut
+from phantom_ml_studio.errors import Failed, TimedOut
 from phantom_ml_studio.routes import Route
 
 _POLL_S = 0.1
@@ -91,7 +91,7 @@ class Deployments:
     ) -> values.Deployment:
         """Wait until every live revision is ready and the gateways know its route.
 
-        `on_change` is told each new reason. Errors: Refused `revision_failed`; TimedOut `not_ready` with the reason.
+        `on_change` is told each new reason. Errors: Failed `revision_failed`; TimedOut `not_ready` with the reason.
         """
         give_up, told = time.monotonic() + timeout_s, ""
         while True:
@@ -99,7 +99,7 @@ class Deployments:
             revisions = [r for r in (deployment.stable, deployment.candidate) if r is not None]
             failed = next((r for r in revisions if r.phase == "failed"), None)
             if failed is not None:
-                raise Refused(f"{failed.revision} failed: {failed.reason}", code="revision_failed")
+                raise Failed(f"{failed.revision} failed: {failed.reason}", code="revision_failed")
             is_known = deployment.acknowledged_route_version >= deployment.route_version > 0
             if revisions and is_known and all(r.phase == "ready" for r in revisions):
                 return deployment

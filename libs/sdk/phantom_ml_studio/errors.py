@@ -21,6 +21,8 @@ class PhantomError(Exception):
         self.message = message
         self.code = code
         self.fields = dict(fields or {})
+        # Of the failed call, for the platform's logs and traces; empty where none was made.
+        self.trace_id = ""
         # (field, what is wrong with it) for each part of a bad request.
         self.violations: tuple[tuple[str, str], ...] = ()
 
@@ -63,6 +65,10 @@ class Unavailable(PhantomError):
 
 class TimedOut(PhantomError):
     """The deadline passed."""
+
+
+class Failed(PhantomError):
+    """What was begun came to nothing."""
 
 
 class Unsupported(PhantomError):

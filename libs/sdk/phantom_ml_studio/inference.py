@@ -5,15 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import grpc
 
-from phantom_ml_studio import credentials, oip
+from phantom_ml_studio import credentials, oip, tracing
 from phantom_ml_studio.errors import Invalid, from_rpc_error
 
 _OPTIONS = [("grpc.max_receive_message_length", 72 << 20), ("grpc.max_send_message_length", 72 << 20)]
 _NUMERIC = {"FP64": "d", "FP32": "f", "INT64": "q", "INT32": "i", "BOOL": "?"}
+_INT64 = 2**63
 Value = float | int | bool | str | None
 
 
@@ -90,6 +92,12 @@ class InferenceClient:
             "outputs": {t.name: (t.datatype, list(t.shape)) for t in reply.outputs},
         }
 
+    def text_features(self, endpoint: str) -> set[str]:
+        """The endpoint's features that are categories, given as text."""
+        return {
+            name for name, (datatype, _) in self.metadata(endpoint)["inputs"].items() if datatype == "BYTES"
+        }
+
     def is_ready(self, endpoint: str = "") -> bool:
         """Whether the gateway, or one endpoint, can answer."""
         name = "Model" if endpoint else "Server"
@@ -103,16 +111,29 @@ class InferenceClient:
         """Close the connection."""
         self._channel.close()
 
+    def __enter__(self) -> InferenceClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def _call(self, method: str, request: Any, reply: str, timeout_s: float) -> tuple[Any, dict[str, str]]:
         call: Any = self._channel.unary_unary(
             f"{oip.SERVICE}/{method}",
             request_serializer=lambda m: m.SerializeToString(),
             response_deserializer=oip.message(reply).FromString,
         )
+        # Predictions are traced where the caller traces: a span for each would cost more than most models.
+        parent = tracing.traceparent()
+        metadata = [*self._metadata, (tracing.TRACEPARENT, parent)] if parent else self._metadata
         try:
-            answer, state = call.with_call(request, timeout=timeout_s, metadata=tuple(self._metadata))
+            answer, state = call.with_call(request, timeout=timeout_s, metadata=tuple(metadata))
         except grpc.RpcError as raw:
-            raise from_rpc_error(raw, self.address) from None
+            error = from_rpc_error(raw, self.address)
+            error.trace_id = tracing.trace_id_of(parent) if parent else ""
+            raise error from None
         return answer, {key: str(value) for key, value in state.initial_metadata()}
 
 
@@ -137,6 +158,8 @@ def _encode(name: str, column: list[Value]) -> tuple[str, bytes]:
         return "BYTES", b"".join(struct.pack("<I", len(v)) + v for v in encoded)
     if all(isinstance(v, bool) for v in column):
         return "BOOL", struct.pack(f"<{len(column)}?", *column)
+    if all(type(v) is int and -_INT64 <= v < _INT64 for v in column):
+        return "INT64", struct.pack(f"<{len(column)}q", *column)
     try:
         numbers = [float("nan") if v is None else float(v) for v in column]
     except (TypeError, ValueError) as error:

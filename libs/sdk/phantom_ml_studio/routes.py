@@ -16,6 +16,7 @@ class Explanation:
 
     endpoint: str
     route_version: int
+    hash_field: str
     unit: str
     salt: str
     bucket: int
@@ -62,6 +63,7 @@ class Route:
         return Explanation(
             endpoint=record.endpoint,
             route_version=record.version,
+            hash_field=record.hash_field,
             unit=text,
             salt=record.salt,
             bucket=bucket,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, errors_explained, fail, say, show
+from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, fail, say, show
+from phantom_ml_studio.cli.session import connected, errors_explained
 
 auth = typer.Typer(help="Log in and out.", no_args_is_help=True)
 users = typer.Typer(help="People who can log in.", no_args_is_help=True)
@@ -46,9 +47,9 @@ def logout() -> None:
 @auth.command()
 def whoami(output: OutputOption = Format.TABLE) -> None:
     """The caller, as the token says."""
-    from phantom_ml_studio import Client, Users
+    from phantom_ml_studio import Users
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Users(client).who_am_i(), ["username", "permissions"], output)
 
 
@@ -59,13 +60,13 @@ def change_password(
     ] = False,
 ) -> None:
     """Change your own password."""
-    from phantom_ml_studio import Client, Users
+    from phantom_ml_studio import Users
 
     current, new = (
         _password("Current password: ", password_stdin),
         _password("New password: ", password_stdin),
     )
-    with errors_explained(), Client() as client:
+    with connected() as client:
         Users(client).change_password(current, new)
     say("the password is changed")
 
@@ -81,9 +82,9 @@ def create_user(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Create a user; asks for the password."""
-    from phantom_ml_studio import Client, Users
+    from phantom_ml_studio import Users
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         password = _password(f"Password of {username}: ", password_stdin)
         show(Users(client).create(username, password, permission or []), ["username", "permissions"], output)
 
@@ -91,9 +92,9 @@ def create_user(
 @users.command("list")
 def list_users(output: OutputOption = Format.TABLE) -> None:
     """Every user."""
-    from phantom_ml_studio import Client, Users
+    from phantom_ml_studio import Users
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Users(client).list(), ["username", "permissions", "created_by"], output)
 
 

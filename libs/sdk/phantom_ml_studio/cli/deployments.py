@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, errors_explained, fail, say, show
+from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, fail, say, show
+from phantom_ml_studio.cli.session import connected
 
 if TYPE_CHECKING:
     from phantom_ml_studio.values import Deployment
@@ -62,18 +63,18 @@ def create_environment(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Create an environment."""
-    from phantom_ml_studio import Client, Environments
+    from phantom_ml_studio import Environments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Environments(client).create(name, type), ["name", "type", "created_by"], output)
 
 
 @environments.command("list")
 def list_environments(output: OutputOption = Format.TABLE) -> None:
     """Every environment."""
-    from phantom_ml_studio import Client, Environments
+    from phantom_ml_studio import Environments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Environments(client).list(), ["name", "type", "created_by"], output)
 
 
@@ -95,9 +96,9 @@ def deploy(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Deploy a version: the first takes all traffic, a further one becomes the candidate of a canary."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         service = Deployments(client)
         deployment = service.deploy(
             model_id,
@@ -119,18 +120,18 @@ def list_deployments(
     environment: Annotated[str, typer.Option(help="only this one")] = "", output: OutputOption = Format.TABLE
 ) -> None:
     """Every deployment."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Deployments(client).list(environment), _COLUMNS, output)
 
 
 @deployments.command("show")
 def show_deployment(deployment: str, output: OutputOption = Format.TABLE) -> None:
     """A deployment, its revisions and their replicas."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         found = Deployments(client).get(deployment)
         show(found, _DETAILS, output)
         if output is Format.TABLE:
@@ -146,9 +147,9 @@ def scale_deployment(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Change the number of replicas of every live revision."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Deployments(client).scale(deployment, replicas), _DETAILS, output)
 
 
@@ -159,10 +160,10 @@ def delete_deployment(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Take the endpoint away, then its replicas."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
     _confirm(f"delete {deployment} and stop serving it?", yes)
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(Deployments(client).delete(deployment), _DETAILS, output)
 
 
@@ -177,9 +178,9 @@ def promote(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Give the candidate a share of the traffic, or all of it for good and take the old version away."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         service = Deployments(client)
         if percentage is None:
             show(service.complete_rollout(deployment, wait=wait), _DETAILS, output)
@@ -196,9 +197,9 @@ def rollback(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Take all traffic from the candidate, in one route version."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         done = Deployments(client).rollback_canary(deployment, remove=remove, reason=reason, wait=wait)
         show(done, _DETAILS, output)
 

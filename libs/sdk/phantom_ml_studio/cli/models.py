@@ -13,11 +13,11 @@ from phantom_ml_studio.cli.output import (
     USAGE,
     Format,
     OutputOption,
-    errors_explained,
     fail,
     say,
     show,
 )
+from phantom_ml_studio.cli.session import connected
 
 models = typer.Typer(help="The model registry.", no_args_is_help=True)
 approvals = typer.Typer(help="Promotions that wait for somebody.", no_args_is_help=True)
@@ -44,9 +44,9 @@ def list_models(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Models, newest first."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(ModelRegistry(client).list_models(text, tag or [], stage), _MODEL, output)
 
 
@@ -57,9 +57,9 @@ def show_model(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """A model and its versions, or one version."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         registry = ModelRegistry(client)
         if version is not None:
             columns = [*_VERSION, "claimed_metrics", "changes", "created_at"]
@@ -89,11 +89,11 @@ def register(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Register a model, or a further version of one."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
     from phantom_ml_studio.errors import NotFound
 
     facts = {**_json(metadata), "version": version}
-    with errors_explained(), Client() as client:
+    with connected() as client:
         registry = ModelRegistry(client)
         try:
             registry.get_model(model_id)
@@ -125,9 +125,9 @@ def promote(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Move a version to a stage. Exits with 3 where an approval is awaited."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         promotion = ModelRegistry(client).promote_model(
             model_id, version, to_stage, from_stage, approval_required, reviewer
         )
@@ -144,27 +144,27 @@ def list_approvals(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Promotions that wait, or what became of them."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(ModelRegistry(client).list_approvals(state, model_id), _PROMOTION, output)
 
 
 @approvals.command()
 def grant(promotion_id: str, comment: str = "", output: OutputOption = Format.TABLE) -> None:
     """Let it happen. Nobody grants their own request."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(ModelRegistry(client).grant_approval(promotion_id, comment), _PROMOTION, output)
 
 
 @approvals.command()
 def reject(promotion_id: str, comment: str = "", output: OutputOption = Format.TABLE) -> None:
     """Refuse it."""
-    from phantom_ml_studio import Client, ModelRegistry
+    from phantom_ml_studio import ModelRegistry
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(ModelRegistry(client).reject_approval(promotion_id, comment), _PROMOTION, output)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from phantom_ml_studio.cli.output import Format, OutputOption, errors_explained, say, show
+from phantom_ml_studio.cli.output import Format, OutputOption, show
+from phantom_ml_studio.cli.session import connected
 
 dead_letters = typer.Typer(help="Records that a service could not apply.", no_args_is_help=True)
 
@@ -21,25 +22,26 @@ def list_dead_letters(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Newest first."""
-    from phantom_ml_studio import Client, DeadLetters
+    from phantom_ml_studio import DeadLetters
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(DeadLetters(client).list(service, state), _COLUMNS, output)
 
 
 @dead_letters.command("show")
 def show_dead_letter(id: str, service: ServiceOption, output: OutputOption = Format.TABLE) -> None:
     """One record, with its bytes and headers."""
-    from phantom_ml_studio import Client, DeadLetters
+    from phantom_ml_studio import DeadLetters
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         show(DeadLetters(client).get(service, id), [*_COLUMNS, "key", "headers", "value"], output)
 
 
 @dead_letters.command("replay")
-def replay_dead_letter(id: str, service: ServiceOption) -> None:
+def replay_dead_letter(id: str, service: ServiceOption, output: OutputOption = Format.TABLE) -> None:
     """Apply it again, once its cause is mended. A second replay is refused."""
-    from phantom_ml_studio import Client, DeadLetters
+    from phantom_ml_studio import DeadLetters
 
-    with errors_explained(), Client() as client:
-        say(f"{id}: {DeadLetters(client).replay(service, id)}")
+    with connected() as client:
+        outcome = DeadLetters(client).replay(service, id)
+        show({"id": id, "service": service, "outcome": outcome}, ["id", "service", "outcome"], output)

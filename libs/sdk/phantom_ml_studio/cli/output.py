@@ -7,8 +7,7 @@ import dataclasses
 import enum
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
@@ -65,25 +64,6 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     """Say what is wrong and exit."""
     say(f"error: {message}")
     raise typer.Exit(code)
-
-
-@contextmanager
-def errors_explained() -> Iterator[None]:
-    """Turn the SDK's errors into one line on stderr and their exit code."""
-    from phantom_ml_studio import errors
-
-    try:
-        yield
-    except errors.PhantomError as error:
-        codes: dict[type[errors.PhantomError], int] = {
-            errors.Unauthenticated: LOGIN,
-            errors.Forbidden: LOGIN,
-            errors.Refused: REFUSED,
-            errors.TimedOut: TIMED_OUT,
-        }
-        for field, what in error.violations:
-            say(f"  {field}: {what}")
-        fail(f"{error.message} [{error.code}]", codes.get(type(error), FAILED))
 
 
 def _attribute(name: str) -> Callable[[Any], Any]:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, errors_explained, fail, show
+from phantom_ml_studio.cli.output import USAGE, Format, OutputOption, fail, show
+from phantom_ml_studio.cli.rows import Rows, csv_rows, json_rows, read_text
+from phantom_ml_studio.cli.session import connected, errors_explained
 
-Rows = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from phantom_ml_studio.inference import InferenceClient, Prediction
+
+T = TypeVar("T")
+_EXPLANATION = [
+    "endpoint",
+    "route_version",
+    "hash_field",
+    "unit",
+    "bucket",
+    "arm",
+    "revision",
+    "model_version",
+    "sentence",
+]
 
 
 def predict(
@@ -30,23 +45,22 @@ def predict(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Ask an endpoint for predictions."""
-    from phantom_ml_studio import InferenceClient
-
     if (json_file is None) == (csv_file is None):
         fail("give rows with --json or with --csv", USAGE)
-    rows = _json_rows(json_file) if json_file is not None else _csv_rows(csv_file or Path("-"))
+    rows_for = _from_json(json_file) if json_file is not None else _from_csv(endpoint, csv_file or Path("-"))
+
+    def ask(client: InferenceClient) -> Prediction:
+        return client.predict(endpoint, rows_for(client), unit=unit, hash_field=hash_field, version=version)
+
     with errors_explained():
-        answer = InferenceClient(gateway).predict(
-            endpoint, rows, unit=unit, hash_field=hash_field, version=version
-        )
+        answer = _asked(gateway, ask)
     if output is Format.JSON:
         show(answer, [], output)
         return
-    columns = {"row": range(len(rows)), "label": answer.labels, "score": answer.scores}
+    labels = answer.labels or [None] * len(answer.scores)
     table = [
-        {name: values[i] if i < len(values) else None for name, values in columns.items()}
-        | {"revision": answer.revision, "variant": answer.variant}
-        for i in range(len(rows))
+        {"row": i, "label": label, "score": score, "revision": answer.revision, "variant": answer.variant}
+        for i, (label, score) in enumerate(zip(labels, answer.scores, strict=True))
     ]
     show(table, ["row", "label", "score", "revision", "variant"], output)
 
@@ -58,46 +72,31 @@ def explain_route(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Which revision a unit gets, and the arithmetic of why. Nothing is sent to the endpoint."""
-    from phantom_ml_studio import Client, Deployments
+    from phantom_ml_studio import Deployments
 
-    with errors_explained(), Client() as client:
+    with connected() as client:
         explanation = Deployments(client).route(endpoint, route_version).explain(unit)
-    columns = ["endpoint", "route_version", "unit", "bucket", "arm", "revision", "model_version", "sentence"]
-    show(explanation, columns, output)
+    show(explanation, _EXPLANATION, output)
 
 
-def _text(path: Path) -> str:
+def _from_json(path: Path) -> Callable[[InferenceClient], Rows]:
+    rows = json_rows(path)
+    return lambda client: rows
+
+
+def _from_csv(endpoint: str, path: Path) -> Callable[[InferenceClient], Rows]:
+    content = read_text(path)
+    return lambda client: csv_rows(path, content, client.text_features(endpoint))
+
+
+def _asked(gateway: str | None, ask: Callable[[InferenceClient], T]) -> T:
+    """Without a token first: a gateway on loopback wants none. One that does gets that of the login."""
+    from phantom_ml_studio import InferenceClient, credentials
+    from phantom_ml_studio.errors import Unauthenticated
+
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text()
-    except OSError as error:
-        fail(str(error), USAGE)
-
-
-def _json_rows(path: Path) -> Rows:
-    try:
-        content = json.loads(_text(path))
-    except ValueError as error:
-        fail(f"{path} is not JSON: {error}", USAGE)
-    rows = content if isinstance(content, list) else [content]
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        fail(f"{path} holds neither a row (an object) nor a list of rows", USAGE)
-    return rows
-
-
-def _csv_rows(path: Path) -> Rows:
-    rows = [
-        {k: _number(v) for k, v in row.items() if k is not None}
-        for row in csv.DictReader(_text(path).splitlines())
-    ]
-    if not rows:
-        fail(f"{path} has no rows below its header", USAGE)
-    return rows
-
-
-def _number(text: str | None) -> float | str | None:
-    if text is None or text == "":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
+        with InferenceClient(gateway) as client:
+            return ask(client)
+    except Unauthenticated:
+        with InferenceClient(gateway, credentials.load().token) as client:
+            return ask(client)
