@@ -39,6 +39,7 @@ class RpcGateway(Protocol):
     """What the door needs of the Gateway."""
 
     async def infer(self, call: Call) -> Answer: ...
+    async def admit(self, call: Call) -> None: ...
     def server_metadata(self) -> ServerMetadata: ...
     def server_ready(self) -> bool: ...
     def model_ready(self, name: str, version: str, workspace: str) -> bool: ...
@@ -134,7 +135,8 @@ class InferenceDoor:
 
     async def _model_ready(self, body: bytes, context: Any) -> bytes:
         request = await _parsed(oip.ModelReadyRequest, body, context)
-        is_ready = self.gateway.model_ready(request.name, request.version, _workspace(context))
+        workspace = await self._admitted(body, context)
+        is_ready = self.gateway.model_ready(request.name, request.version, workspace)
         return oip.ModelReadyResponse(ready=is_ready).SerializeToString()
 
     async def _server_metadata(self, body: bytes, context: Any) -> bytes:
@@ -146,8 +148,9 @@ class InferenceDoor:
 
     async def _model_metadata(self, body: bytes, context: Any) -> bytes:
         request = await _parsed(oip.ModelMetadataRequest, body, context)
+        workspace = await self._admitted(body, context)
         try:
-            found = self.gateway.model_metadata(request.name, request.version, _workspace(context))
+            found = self.gateway.model_metadata(request.name, request.version, workspace)
         except PhantomError as error:
             await abort(context, error)
         response = oip.ModelMetadataResponse(
@@ -157,6 +160,16 @@ class InferenceDoor:
             for each in tensors:
                 into.add(name=each.name, datatype=each.datatype, shape=each.shape)
         return response.SerializeToString()
+
+    async def _admitted(self, body: bytes, context: Any) -> str:
+        """The workspace that a call about a model is for, where its caller may ask. Fields 1 and 2 are a head's."""
+        metadata = dict(context.invocation_metadata())
+        call = call_of(read_head(body), body, metadata, context.time_remaining(), self._loop.time())
+        try:
+            await self.gateway.admit(call)
+        except PhantomError as error:
+            await abort(context, error)
+        return call.workspace
 
 
 async def abort(context: Any, error: PhantomError) -> NoReturn:
@@ -193,7 +206,3 @@ async def _parsed(kind: type[MessageT], body: bytes, context: Any) -> MessageT:
         error = Invalid(f"the request is not a valid inference.{name}", code="unparsable_request")
         await abort(context, error)
     return message
-
-
-def _workspace(context: Any) -> str:
-    return dict(context.invocation_metadata()).get(WORKSPACE) or DEFAULT_WORKSPACE

@@ -174,9 +174,9 @@ class Gateway:
         size = len(call.body)
         if self.in_flight >= self._limits.calls or self._size + size > self._limits.size:
             raise self._shed()
-        table = self._routes.find(call.workspace, call.model_name)
         if self._gatekeeper.concerns(call):
             await self._gatekeeper.admit(call)
+        table = self._routes.find(call.workspace, call.model_name)
         if call.model_version or call.override_revision:
             await self._check_exact(call, table)
         journey = self._begin(call, table)
@@ -409,6 +409,11 @@ class Gateway:
         return attempt
 
     # -- describing ------------------------------------------------------------------------------------------
+
+    async def admit(self, call: Call) -> None:
+        """For calls about a model that predict nothing. Raises Unauthenticated or Forbidden."""
+        if self._gatekeeper.concerns(call):
+            await self._gatekeeper.admit(call)
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""

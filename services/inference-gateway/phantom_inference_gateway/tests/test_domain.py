@@ -176,6 +176,30 @@ def test_a_full_frame_leaves_early_and_no_more_than_four_are_in_flight():
     assert queue.due(10.0) == 0.0
 
 
+def paced(gap_s, calls=100):
+    """Calls that come every `gap_s` to a model that answers at once: calls a frame, and the longest wait."""
+    queue, now, sizes, waits = FrameQueue(FrameLimits(wait_s=0.001)), 0.0, [], []
+    for _ in range(calls):
+        now += gap_s
+        queue.add(Queued(), now)
+        while (due := queue.due(now)) is not None and due < gap_s:
+            frame = queue.cut(now + due)
+            sizes.append(len(frame.calls))
+            waits.append(due)
+            queue.answered(frame.sequence)
+    return sizes, max(waits)
+
+
+def test_calls_that_come_fast_share_frames_even_where_answers_come_faster():
+    sizes, longest = paced(0.0002)
+    assert sum(sizes[-10:]) / 10 >= 4
+    assert longest <= 0.001
+
+
+def test_a_client_that_waits_for_each_answer_is_never_held_back():
+    assert paced(0.0015) == ([1] * 100, 0.0)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 600), st.booleans(), st.booleans()), max_size=60))
 def test_frames_keep_order_and_limits_and_lose_nobody(calls):
