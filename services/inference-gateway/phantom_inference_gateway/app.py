@@ -26,6 +26,7 @@ from phantom_inference_gateway.rest import RestDoor
 from phantom_inference_gateway.routes import Routes
 from phantom_inference_gateway.service import Gateway, Limits, Source
 from phantom_inference_gateway.settings import GatewaySettings
+from phantom_inference_gateway.traced import TracedGateway
 from phantom_inference_gateway.upstreams import StreamRule
 from phantom_platform.clock import SystemClock
 from phantom_platform.identity.feed import key_projection
@@ -78,7 +79,7 @@ def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayA
     producer = app.add(Producer(bootstrap, client_id=f"phantom-gateway-{settings.worker}"))
     followed = _projections(app, routes, bootstrap, folder / "snapshots", registry)
     metrics = GatewayMetrics()
-    app.gateway = gateway = Gateway(
+    app.gateway = gateway = TracedGateway(
         routes,
         Access(TokenVerifier(keys, clock), is_required=settings.is_auth_required),
         records,

@@ -51,6 +51,7 @@ class RestGateway(Protocol):
     """What the door needs of the Gateway."""
 
     async def infer(self, call: Call) -> Answer: ...
+    async def admit(self, call: Call) -> None: ...
     def server_metadata(self) -> ServerMetadata: ...
     def server_ready(self) -> bool: ...
     def model_ready(self, name: str, version: str, workspace: str) -> bool: ...
@@ -112,6 +113,9 @@ class RestDoor:
                 _not_offered(action)
             case ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
                 raise Unsupported("shared memory is not offered; send tensors in the request")
+            case ["v2", "models", *_]:
+                await self._gateway.admit(_asking(request))
+                return self._get(request, path)
             case ["v2", *_]:
                 return self._get(request, path)
         raise _unknown_path(request)
@@ -183,6 +187,7 @@ class RestDoor:
         """Every routed endpoint and version; with `{"ready": true}` only those that would answer."""
         if request.method != "POST":
             return _wrong_method("POST")
+        await self._gateway.admit(_asking(request))
         body = await read_body(request, self._max_bytes)
         only_ready = converters.parse_index_request(body)
         workspace = request.headers.get(_WORKSPACE, DEFAULT_WORKSPACE)
@@ -241,6 +246,21 @@ def _call(request: web.BaseRequest, parsed: converters.RestRequest, model: str, 
         token=_token(get("Authorization", "")),
         traceparent=get("traceparent", ""),
         parameter=parsed.unit,
+    )
+
+
+def _asking(request: web.BaseRequest) -> Call:
+    """A call about models that predicts nothing, as far as it matters to who may ask."""
+    get = request.headers.get
+    return Call(
+        model_name="",
+        model_version="",
+        request_id="",
+        body=b"",
+        unit_metadata=lambda key: get(key),
+        deadline=0.0,
+        workspace=get(_WORKSPACE, DEFAULT_WORKSPACE),
+        token=_token(get("Authorization", "")),
     )
 
 

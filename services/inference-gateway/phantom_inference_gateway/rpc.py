@@ -12,11 +12,9 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
-from opentelemetry.trace import SpanKind
 
 from inference import grpc_service_pb2 as oip
 from phantom_inference_gateway.calls import DEFAULT_DEADLINE_S, DEFAULT_WORKSPACE, Answer, Call, id_text
-from phantom_inference_gateway.domain.routing import shorten
 from phantom_inference_gateway.service import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.wire import Head, read_head
 from phantom_platform.errors import Invalid, PhantomError, Unavailable
@@ -69,7 +67,7 @@ def call_of(head: Head, body: bytes, metadata: dict[str, Any], remaining_s: floa
 
 
 class InferenceDoor:
-    """The methods of one server. `refused` is told the code of each call that leaves no record."""
+    """The methods of one server. `refused` is told the code of each call that the Gateway never sees."""
 
     def __init__(self, gateway: RpcGateway, refused: Callable[[str], None]) -> None:
         self.gateway = gateway
@@ -95,10 +93,10 @@ class InferenceDoor:
     async def _model_infer(self, body: bytes, context: Any) -> bytes:
         try:
             metadata = dict(context.invocation_metadata())
-            call = call_of(read_head(body), body, metadata, context.time_remaining(), self._loop.time())
-            answer = await self.answer(call)
+            head = self.head(body)
+            call = call_of(head, body, metadata, context.time_remaining(), self._loop.time())
+            answer = await self.gateway.infer(call)
         except PhantomError as error:
-            self.refused(error.code)
             await abort(context, error)
         except Exception as error:
             await abort(context, unexpected(error))
@@ -107,21 +105,13 @@ class InferenceDoor:
             await abort(context, error_of(answer))
         return answer.body
 
-    async def answer(self, call: Call) -> Answer:
-        """The Gateway's answer, inside a span where the caller's trace is sampled."""
-        if not call.traceparent.endswith("1"):
-            call.traceparent = ""
-            return await self.gateway.infer(call)
-        parent = tracing.extract(call.traceparent)
-        with tracing.span("ModelInfer", parent=parent, kind=SpanKind.SERVER) as span:
-            span.set_attribute("endpoint", shorten(call.model_name))
-            call.traceparent = tracing.inject() or ""
-            answer = await self.gateway.infer(call)
-            span.set_attribute("prediction_id", id_text(answer.prediction_id))
-            span.set_attribute("revision", answer.revision)
-            if answer.status:
-                tracing.mark_failed(span, answer.reason)
-            return answer
+    def head(self, body: bytes) -> Head:
+        """`read_head`, counted where it refuses."""
+        try:
+            return read_head(body)
+        except PhantomError as error:
+            self.refused(error.code)
+            raise
 
     # -- health and metadata -----------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from phantom_inference_gateway.wire import (
     append_parameters,
     encode_head,
     length_prefix,
-    read_head,
 )
 from phantom_platform.errors import Invalid, PhantomError
 from phantom_platform.rpc.status import code_of
@@ -89,12 +88,11 @@ class _Stream:
     async def _message(self, body: bytes) -> bytes:
         head: Head | None = None
         try:
-            head = read_head(body)
+            head = self._door.head(body)
             remaining_s = self._context.time_remaining()
             call = call_of(head, body, self._metadata, remaining_s, self._loop.time())
-            answer = await self._door.answer(call)
+            answer = await self._door.gateway.infer(call)
         except PhantomError as error:
-            self._door.refused(error.code)
             return self._refusal(head, error)
         except Exception as error:
             return self._refusal(head, unexpected(error))

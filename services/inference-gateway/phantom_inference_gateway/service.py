@@ -20,7 +20,7 @@ from phantom_inference_gateway.domain.replicas import choose
 from phantom_inference_gateway.domain.retry import Ending, RetryBudget, Step, Trial, next_step
 from phantom_inference_gateway.domain.routing import Choice, Decision, Unit
 from phantom_inference_gateway.domain.tables import Table
-from phantom_platform.errors import Exhausted, NotFound
+from phantom_platform.errors import Exhausted, NotFound, PhantomError
 
 __all__ = ["Answer", "Call", "Entry", "FailedAttempt", "Gateway", "ModelMetadata", "ServerMetadata", "Tensor"]
 
@@ -29,6 +29,7 @@ SERVER_VERSION = "0.1.0"
 EXTENSIONS = ("binary_tensor_data", "model_stream_infer")
 RETRY_AFTER_S = 1.0
 _CANCELLED = 1
+_DEADLINE_SLACK_S = 0.01
 _OVERRIDE_PERMISSION = "predictions:override"
 
 
@@ -73,6 +74,10 @@ class Observer(Protocol):
     cancelled: int
 
     def observe(self, key: str, revision: str, variant: str, status: int, seconds: float) -> None: ...
+
+    def refuse(self, reason: str) -> None:
+        """A call ended without a record."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +177,26 @@ class Gateway:
         Unauthenticated, Forbidden.
         """
         size = len(call.body)
-        if self.in_flight >= self._limits.calls or self._size + size > self._limits.size:
-            raise self._shed()
-        if self._gatekeeper.concerns(call):
-            await self._gatekeeper.admit(call)
-        table = self._routes.find(call.workspace, call.model_name)
-        if call.model_version or call.override_revision:
-            await self._check_exact(call, table)
-        journey = self._begin(call, table)
+        try:
+            if self.in_flight >= self._limits.calls or self._size + size > self._limits.size:
+                raise self._shed()
+            if self._gatekeeper.concerns(call):
+                await self._gatekeeper.admit(call)
+            table = self._routes.find(call.workspace, call.model_name)
+            if call.model_version or call.override_revision:
+                await self._check_exact(call, table)
+            journey = self._begin(call, table)
+        except PhantomError as error:
+            self._observer.refuse(error.code)
+            raise
         self.in_flight += 1
         self._size += size
         self.budget.count(journey.started)
         try:
             return await self._answer(journey)
         except asyncio.CancelledError:
-            late = self._loop.time() >= call.deadline
+            # gRPC itself cancels at a client's deadline, give or take some milliseconds.
+            late = self._loop.time() >= call.deadline - _DEADLINE_SLACK_S
             self._observer.cancelled += not late
             self._log(journey, DEADLINE_EXCEEDED if late else _CANCELLED, "")
             raise

@@ -18,7 +18,7 @@ from phantom_inference_gateway.calls import Answer, Call
 from phantom_inference_gateway.rest import RestDoor
 from phantom_inference_gateway.service import ModelMetadata, ServerMetadata, Tensor
 from phantom_platform import errors
-from phantom_platform.errors import NotFound, PhantomError, Refused
+from phantom_platform.errors import NotFound, PhantomError, Refused, Unauthenticated
 
 LIMIT = 1024 * 1024
 DOCUMENT = {
@@ -49,6 +49,10 @@ class FakeGateway:
         response.outputs.add(name="y", datatype=first.datatype, shape=first.shape)
         response.raw_output_contents.append(request.raw_input_contents[0])
         return answer(0, body=response.SerializeToString())
+
+    async def admit(self, call: Call) -> None:
+        if call.workspace != "default" and call.token != "good":
+            raise Unauthenticated("this call needs a token", code="token_missing")
 
     def server_metadata(self) -> ServerMetadata:
         return ServerMetadata("phantom-inference-gateway", "0.1.0", ("binary_tensor_data",))
@@ -451,3 +455,20 @@ async def test_a_taken_port_is_said(door: Door) -> None:
         await RestDoor(FakeGateway(), "127.0.0.1", door.port).start()
     assert refused.value.code == "address_in_use"
     assert "PHANTOM_GATEWAY_HTTP_PORT" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v2/models/delays"),
+        ("GET", "/v2/models/delays/versions/1.0.0"),
+        ("GET", "/v2/models/delays/ready"),
+        ("POST", "/v2/repository/index"),
+    ],
+)
+async def test_another_workspace_needs_a_token_whatever_is_asked(door: Door, method: str, path: str) -> None:
+    status, body, _ = await door(method, path, headers={"phantom-workspace": "team"})
+    assert (status, body["code"]) == (401, "token_missing")
+    headers = {"phantom-workspace": "team", "Authorization": "Bearer good"}
+    status, _, _ = await door(method, path, headers=headers)
+    assert status == 200

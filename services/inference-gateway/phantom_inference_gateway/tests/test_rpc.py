@@ -19,8 +19,9 @@ from phantom_inference_gateway.ids import IdMint
 from phantom_inference_gateway.metrics import GatewayMetrics
 from phantom_inference_gateway.pool import Pool
 from phantom_inference_gateway.routes import Routes
-from phantom_inference_gateway.service import Gateway, Limits, Source
+from phantom_inference_gateway.service import Limits, Source
 from phantom_inference_gateway.tests.fakes import FakeModelServer, Log, Outcome, route, until
+from phantom_inference_gateway.traced import TracedGateway
 from phantom_inference_gateway.upstreams import StreamRule
 from phantom_platform.telemetry import tracing
 
@@ -37,7 +38,7 @@ class Door:
         self.log, self.metrics = Log(), GatewayMetrics()
         source = Source(IdMint(), random.randrange)
         access = Access(None, is_required=False)
-        self.gateway = Gateway(self.routes, access, self.log, self.metrics, source, limits)
+        self.gateway = TracedGateway(self.routes, access, self.log, self.metrics, source, limits)
         self.unready = {}
         self.server = InferenceServer(
             self.gateway, "127.0.0.1", 0, refused=self.metrics.refuse, unready=lambda: self.unready
@@ -282,13 +283,13 @@ async def test_a_sampled_call_is_traced_into_its_record():
     tracing.configure("test", exporter=exporter)
     async with door() as made:
         trace_id = "0af7651916cd43dd8448eb211c80319c"
-        for flags in ("01", "00"):
+        for flags in ("01", "00", "zz"):
             await made.stub.ModelInfer(
                 request(), metadata=(("traceparent", f"00-{trace_id}-b7ad6b7169203331-{flags}"),)
             )
-        sampled, unsampled = made.log.entries
+        sampled, unsampled, malformed = made.log.entries
         assert sampled.traceparent.split("-")[1] == trace_id
-        assert unsampled.traceparent == ""
+        assert unsampled.traceparent == malformed.traceparent == ""
         assert [span.name for span in exporter.get_finished_spans()] == ["ModelInfer"]
 
 
