@@ -108,7 +108,7 @@ class Reconciler:
             self._due.update(await self._convergence.keys())
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
-            await self.sweep()
+            await self._sweep_safely()
         self._start_due()
         await self._bell.heard(max(0.01, self._next_tick - self._clock.monotonic()))
         self._due |= self._waiting
@@ -202,6 +202,13 @@ class Reconciler:
                 self._backend.signal(replica.id, signal.SIGKILL)
             case "forget":
                 await self._backend.forget(replica.id)
+
+    async def _sweep_safely(self) -> None:
+        """What cannot be swept now keeps no deployment waiting."""
+        try:
+            await self.sweep()
+        except Exception as error:
+            log.error("sweep failed", action="sweep_failed", reason=str(error), exc_info=error)
 
     async def sweep(self) -> None:
         """Processes that no deployment knows, and answers that nobody asks for any more."""
