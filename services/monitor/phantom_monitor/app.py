@@ -21,6 +21,7 @@ from phantom_monitor.store import (
     PostgresWindows,
 )
 from phantom_platform import rpc
+from phantom_platform.deadletters import DeadLetters
 from phantom_platform.kafka.consumers import Consumers
 from phantom_platform.kafka.projection import Projection
 from phantom_platform.lifecycle import Application, Task
@@ -47,15 +48,9 @@ def build(context: ServiceContext, settings: MonitorSettings) -> Application:
     monitor = Monitor(database, windows, PostgresGateways(database), predictions, known)
     _add_routes(app, context, monitor, known, predictions)
     reading = ReadingClock(context.clock)
-    app.add(
-        Consumers(
-            router(monitor, reading),
-            database,
-            context.kafka_bootstrap,
-            context.clock,
-            registry=context.registry,
-        )
-    )
+    routes = router(monitor, reading)
+    app.add(Consumers(routes, database, context.kafka_bootstrap, context.clock, registry=context.registry))
+    context.dead_letters.append(DeadLetters(routes, database, context.clock))
     _add_duties(app, settings, Housekeeper(monitor, reading, context.clock))
     exporter = Exporter(windows, predictions, context.clock, context.registry)
     app.add(Task("monitor-export", lambda: exporter.run(settings.export_interval_s)))
