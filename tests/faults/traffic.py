@@ -40,14 +40,18 @@ class Call(Answered):
 class Traffic:
     """Workers that call one endpoint at a steady rate for as long as the block lasts.
 
-    `calls` is the ledger: `calls[i].flight` is an index into `units`.
+    `calls` is the ledger: `calls[i].flight` is an index into `units`. The block begins with the first answers,
+    unless `awaits` is False: then nobody says that there will be any.
     """
 
-    def __init__(self, gateway: str, endpoint: str, *, workers: int = 8, per_second: float = 150.0) -> None:
+    def __init__(
+        self, gateway: str, endpoint: str, *, per_second: float = 150.0, workers: int = 8, awaits: bool = True
+    ) -> None:
         self.gateway = gateway
         self.endpoint = endpoint
         self.calls: list[Call] = []
         self.units: list[str] = []
+        self._awaits = awaits
         self._run = uuid.uuid4().hex[:8]
         self._pause_s = workers / per_second
         self._lock = threading.Lock()
@@ -60,7 +64,8 @@ class Traffic:
     def __enter__(self) -> Traffic:
         for thread in self._threads:
             thread.start()
-        self.advance(20)
+        if self._awaits:
+            self.advance(20)
         return self
 
     def __exit__(
