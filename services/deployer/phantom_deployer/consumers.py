@@ -31,7 +31,7 @@ log = logs.get(__name__)
 
 # How often the end of route-acks is asked for; well below the gap that counts as an interruption.
 LOOK_EVERY_MS = 200
-LOOK_TIMEOUT_S = 1.5
+LOOK_TIMEOUT_S = 2.5
 SAVE_EVERY_S = 5.0
 RETRY_S = 0.5
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 SILENT_AFTER_S = 10.0
 # Looks at the end of the topic that are further apart were interrupted: something was away.
-MAX_GAP_S = 2.0
+MAX_GAP_S = 3.0
 # A gateway that was silent for so long is forgotten; should it speak again, it counts again.
 FORGOTTEN_AFTER_S = 3600.0
 
