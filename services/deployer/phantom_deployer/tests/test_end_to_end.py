@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -166,11 +167,10 @@ class Control:
         return RouteRecord.model_validate_json(answer.record_json)
 
     def kill_everything(self) -> None:
-        for path in (self.data_dir / "replicas").glob("*.lock"):
-            try:
-                os.kill(int(path.read_text()), signal.SIGKILL)
-            except (ValueError, ProcessLookupError):
-                continue
+        """Also what was spawned a moment ago and holds no lock yet: its command names our folder."""
+        for process in psutil.process_iter(["cmdline"]):
+            if any(each.startswith(str(self.data_dir)) for each in process.info["cmdline"] or ()):
+                process.kill()
 
 
 MakeControl = Callable[[str], Awaitable[Control]]
