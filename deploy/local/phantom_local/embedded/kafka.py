@@ -183,7 +183,8 @@ class KafkaServer(EmbeddedServer):
     def _format(self, jvm: list[str], config: Path) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         jvm = [flag for flag in jvm if not flag.startswith("-XX:ArchiveClassesAtExit")]
-        argv = [*jvm, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+        # With "=", since one id in 64 begins with "-".
+        argv = [*jvm, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)]
         run = subprocess.run(  # noqa: S603 - our own java and class path
             argv, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False
         )
