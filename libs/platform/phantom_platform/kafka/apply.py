@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from phantom_platform import inbox
@@ -138,7 +139,14 @@ class Applier:
         handler = self._router.batch_handler(topic)
         if handler is None:
             raise LookupError(f"{topic} has no batch handler")
-        with tracing.span(f"consume {topic}", kind=SpanKind.CONSUMER, records=len(batch)):
+        traces = _traces(batch)
+        with tracing.span(
+            f"consume {topic}",
+            parent=traces[0] if traces else None,
+            kind=SpanKind.CONSUMER,
+            links=traces[1:],
+            records=len(batch),
+        ):
             await handler(tx, batch)
 
 
@@ -153,6 +161,12 @@ async def call(
         f"consume {received.type}", parent=parent, kind=SpanKind.CONSUMER, event_id=received.id
     ):
         return await handler(tx, received)
+
+
+def _traces(batch: Sequence[RawRecord]) -> list[Context]:
+    """Of whoever wrote these records: one span can continue one trace, and name the others as links."""
+    texts = {value for record in batch for name, value in record.headers if name == tracing.TRACEPARENT}
+    return [found for text in sorted(texts) if (found := tracing.extract(text)) is not None]
 
 
 def _batches(router: Router, records: Sequence[RawRecord]) -> dict[str, list[RawRecord]]:

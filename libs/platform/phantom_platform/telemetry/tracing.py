@@ -7,7 +7,7 @@ have ids (for logs, events and callers) and are exported nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import trace
@@ -16,7 +16,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 TRACEPARENT = "traceparent"
@@ -58,11 +58,19 @@ def span(
     parent: Context | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Mapping[str, Attribute] | None = None,
+    links: Iterable[Context] = (),
     **attrs: Attribute,
 ) -> Iterator[Span]:
-    """A span around a block, current inside it; an exception that leaves the block marks it failed."""
+    """A span around a block, current inside it; an exception that leaves the block marks it failed.
+
+    `links` are the other traces that the block works for, where it works for several at once.
+    """
     with _tracer.start_as_current_span(
-        name, context=parent, kind=kind, attributes={**(attributes or {}), **attrs}
+        name,
+        context=parent,
+        kind=kind,
+        attributes={**(attributes or {}), **attrs},
+        links=[Link(trace.get_current_span(each).get_span_context()) for each in links],
     ) as current:
         yield current
 

@@ -100,6 +100,18 @@ def test_a_context_survives_its_journey_as_text(spans):
     assert there.parent.span_id == here.context.span_id
 
 
+def test_a_span_names_the_other_traces_that_it_works_for(spans):
+    with tracing.span("one") as first:
+        parent = tracing.extract(tracing.inject())
+    with tracing.span("two") as second:
+        other = tracing.extract(tracing.inject())
+    with tracing.span("both", parent=parent, links=[other]):
+        pass
+    both = spans.get_finished_spans()[-1]
+    assert both.context.trace_id == first.get_span_context().trace_id
+    assert [link.context.span_id for link in both.links] == [second.get_span_context().span_id]
+
+
 @pytest.mark.parametrize("text", [None, "", "garbage", b"\xff\xfe", "00-0-0-0"])
 def test_a_malformed_traceparent_is_no_parent(text):
     assert tracing.extract(text) is None
