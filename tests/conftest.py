@@ -6,14 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.collector import Collector, running_collector
 from harness.people import People, make_people
 from harness.stack import Stack, running_stack
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+def collector() -> Iterator[Collector]:
+    """Gets the stack's traces."""
+    with running_collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest, collector: Collector) -> Iterator[Stack]:
     """Where everything is."""
-    with running_stack(lambda: request.session.testsfailed > 0) as running:
+    with running_stack(collector.address, lambda: request.session.testsfailed > 0) as running:
         yield running
 
 

@@ -81,10 +81,10 @@ class Stack:
 
 
 @contextmanager
-def running_stack(keeps_logs: Callable[[], bool]) -> Iterator[Stack]:
-    """Everything up. `PHANTOM_TEST_STACK` names the data directory of a stack that runs already.
+def running_stack(collector: str, keeps_logs: Callable[[], bool]) -> Iterator[Stack]:
+    """Everything up, its traces sent to `collector`.
 
-    Nothing is left at the end but, where `keeps_logs` says so then, the logs.
+    `PHANTOM_TEST_STACK` names the data directory of a stack that runs already. Nothing is left at the end but, where `keeps_logs` says so then, the logs.
     """
     if given := os.environ.get("PHANTOM_TEST_STACK"):
         yield Stack.of(Path(given))
@@ -96,7 +96,7 @@ def running_stack(keeps_logs: Callable[[], bool]) -> Iterator[Stack]:
     log = (folder / "down.log").open("wb")
     guard = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     try:
-        _up(data_dir)
+        _up(data_dir, collector)
         yield Stack.of(data_dir)
     finally:
         assert guard.stdin is not None
@@ -118,8 +118,10 @@ def _keep_logs(data_dir: Path, folder: Path) -> None:
     sys.stderr.write(f"\nthe logs of the stack are in {folder}\n")
 
 
-def _up(data_dir: Path) -> None:
+def _up(data_dir: Path, collector: str) -> None:
     environment = {**os.environ, **{f"PHANTOM_{each}": "0" for each in _PORTS}}
+    # Spans leave after 0.2 s instead of 5.
+    environment |= {"PHANTOM_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "200"}
     command = [sys.executable, "-m", "phantom_local", "up", "--detach", "--data-dir", str(data_dir)]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=START_WITHIN_S, check=False
