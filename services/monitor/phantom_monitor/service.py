@@ -99,14 +99,19 @@ class Monitor:
     async def publish_windows(self, reading: Reading, now: datetime) -> int:
         """Announce windows that have ended and changed, or become complete; returns how many."""
         published = 0
+        # Of gateways heard before that nothing is known any more: what they left open stays as it is.
+        oldest_s = int((now - SOURCES_KEPT).timestamp())
         async with self._database.transaction() as tx:
             # The window that is being filled is left until it has ended.
-            windows = await self._windows.lock_open(tx, int(now.timestamp()) - WINDOW_S, PUBLISH_LIMIT)
+            windows = await self._windows.lock_open(
+                tx, oldest_s, int(now.timestamp()) - WINDOW_S, PUBLISH_LIMIT
+            )
             sources = await self._sources(tx, now) if windows else None
             for window in windows:
                 completes = (
                     sources is not None
                     and not window.is_complete
+                    and window.key.start_s >= oldest_s
                     and is_complete(window.key.start_s, sources(window.key), reading, now.timestamp())
                 )
                 if window.is_changed or completes:

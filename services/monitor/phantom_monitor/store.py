@@ -79,12 +79,18 @@ class PostgresWindows:
             ],
         )
 
-    async def lock_open(self, tx: Transaction, ended_by_s: int, limit: int) -> list[StoredWindow]:
-        """Windows that are changed or not complete and ended by then, in time order; those being written are left."""
+    async def lock_open(
+        self, tx: Transaction, oldest_s: int, ended_by_s: int, limit: int
+    ) -> list[StoredWindow]:
+        """Windows that ended by then and are changed, or not complete and not too old; those being written are left.
+
+        The changed ones and the newest come first: those that stay partial for good must not keep them waiting.
+        """
         rows = await tx.fetch(
             f"""SELECT {_KEY}, counts, is_complete, revision_no, is_changed FROM windows
-                WHERE (is_changed OR NOT is_complete) AND start_s <= $1
-                ORDER BY start_s LIMIT $2 FOR UPDATE SKIP LOCKED""",  # noqa: S608
+                WHERE (is_changed OR NOT is_complete) AND (is_changed OR start_s >= $1) AND start_s <= $2
+                ORDER BY is_changed DESC, start_s DESC LIMIT $3 FOR UPDATE SKIP LOCKED""",  # noqa: S608
+            oldest_s,
             ended_by_s,
             limit,
         )

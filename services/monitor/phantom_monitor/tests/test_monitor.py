@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from phantom_contracts.events.monitor import WindowPublished
+from phantom_monitor import service
 from phantom_monitor.domain.completeness import Reading
 from phantom_monitor.values import Reported
 from phantom_platform.errors import Invalid
@@ -155,6 +156,29 @@ async def test_a_window_is_complete_once_every_gateway_has_passed_its_end(world:
     assert (whole.state, whole.revision_no, whole.start.second) == ("complete", 2, 0)
     assert whole.latency_ms.counts == (1,)
     assert await published(world, now) == []
+
+
+async def test_windows_that_stay_partial_keep_no_later_one_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PUBLISH_LIMIT", 2)
+    for number in range(3):  # gateways that were killed
+        at = NOON - timedelta(seconds=60 - 10 * number)
+        await world.record(batch([Call(at=at)], sequence=1, watermark=at, boot_id=f"dead-{number}"))
+        await published(world, NOON)
+    await world.record(batch([Call()], sequence=1, watermark=NOON + timedelta(seconds=9), boot_id="boot-b"))
+    (newest,) = await published(world, NOON + timedelta(seconds=10))
+    assert newest.start.second == 0
+
+
+async def test_a_window_that_a_killed_gateway_left_open_is_partial_for_good(world: World) -> None:
+    await world.record(batch([Call(request_id="r1")], sequence=1, watermark=NOON))
+    (partial,) = await published(world, NOON + timedelta(seconds=6))
+    assert partial.state == "partial"
+    later = NOON + timedelta(days=1, minutes=1)
+    world.clock.advance(timedelta(days=1, minutes=1).total_seconds())
+    await world.record(batch([], sequence=1, watermark=later, boot_id="boot-b"))
+    assert await published(world, later) == []
 
 
 async def test_a_late_label_publishes_the_whole_window_again(world: World) -> None:
