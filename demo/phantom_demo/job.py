@@ -123,11 +123,26 @@ def deploy(people: People, say: Say) -> str:
     """1.0.0 with two replicas takes all traffic, 1.1.0 waits beside it at 0 %."""
     deployments = Deployments(people.engineer)
     made = deployments.deploy(MODEL, OLD, "production", replicas=2, hash_field=HASH_FIELD)
-    deployments.wait_ready(made.id, on_change=lambda reason: say(f"  {reason}"))
+    progress = _Progress(say)
+    deployments.wait_ready(made.id, on_change=progress)
     # The requests of this demo carry the weather from the first one on.
     deployments.deploy(MODEL, NEW, "production", requires_new_features=True)
-    deployments.wait_ready(made.id, on_change=lambda reason: say(f"  {reason}"))
+    deployments.wait_ready(made.id, on_change=progress)
     return made.id
+
+
+class _Progress:
+    """What a deployment waits for, without the seconds, each once."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._told: set[str] = set()
+
+    def __call__(self, reason: str) -> None:
+        what = reason.split(";")[0]
+        if what not in self._told:
+            self._told.add(what)
+            self._say(f"  {what}")
 
 
 async def roll_out(

@@ -15,6 +15,7 @@ def print_summary(result: Result, ready_s: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     calls = len(result.ledger.calls)
     console.print(table(Moment(result.elapsed_s, calls, calls, 100, 0, result.revisions)))
+    print("(each answered other weeks of April: the share moved from one to the other)")
     print(f"\n{calls:,} calls in {result.elapsed_s:.1f} s ({calls / result.elapsed_s:,.0f}/s), client side:")
     ordered = sorted(call.latency_ms for call in result.ledger.calls)
     print(f"  p50 {ordered[len(ordered) // 2]:.1f} ms, p95 {ordered[int(len(ordered) * 0.95)]:.1f} ms")
