@@ -52,7 +52,7 @@ def _schedule(flights: Any) -> pd.DataFrame:
     day = pd.to_datetime({"year": flights.year, "month": flights.month, "day": flights.day})
     columns = {name: flights[name].astype(str) for name in CATEGORIES}
     columns |= {
-        "weekday": day.dt.weekday.astype(float),
+        "weekday": day.dt.day_of_week.astype(float),
         "departure_minute": _minute(flights.sched_dep_time),
         "arrival_minute": _minute(flights.sched_arr_time),
         "distance": flights.distance.astype(float),
