@@ -213,6 +213,8 @@ class Lane:
         except (KafkaError, OSError) as error:
             self._connection.replace(producer, error)
             return False
+        if producer.has_ended:  # meanwhile: its future would wait for ever
+            return False
         item.producer, item.since = producer, asyncio.get_running_loop().time()
         self._waiting.remove(item)
         self._handed.append(item)

@@ -34,6 +34,11 @@ class EndableProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka has no
 
         self._sender._send_produce_req = tracked
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether what is handed over now will never be sent."""
+        return bool(self._closed)
+
     async def end(self) -> None:
         """Send nothing any more. What the operating system has accepted may still arrive."""
         self._closed = True
