@@ -40,7 +40,7 @@ def wire(metrics: GatewayMetrics, sources: Sources) -> None:
     counters: Mapping[str, tuple[str, Callable[[], float]]] = {
         "retries_refused": ("Retries that did not fit the budget", lambda: gateway.budget.refused),
         "ejections": ("Times a replica was left out", lambda: pool.ejections),
-        "frames": ("Frames written on open streams", lambda: pool.frames()[0]),
+        "frames": ("Frames written to model servers", lambda: pool.frames()[0]),
         "frame_calls": ("Calls in them", lambda: pool.frames()[1]),
         "oip_unlogged": ("Plain OIP answers logged without features", lambda: pool.unlogged),
         "predictions_logged": ("Records given to the prediction log", lambda: stats.records),

@@ -35,6 +35,8 @@ class Pool:
         self._sweeper = Task("upstreams:deadlines", self._sweep)
         self.ejections = 0
         self.unlogged = 0
+        # Of connections that were retired: counters never fall.
+        self._retired_frames = self._retired_calls = 0
         # Set by the composition root: a draining replica's id and route record.
         self.on_draining: Callable[[str, bytes], None] = lambda replica, record: None
 
@@ -80,6 +82,8 @@ class Pool:
         for peer in [each for each in peers if each not in wanted]:
             leaving = peers.pop(peer)
             leaving.retire()
+            self._retired_frames += leaving.frames
+            self._retired_calls += leaving.frame_calls
             task = asyncio.create_task(leaving.closed())
             self._leaving[task] = leaving
             task.add_done_callback(self._leaving.pop)
@@ -106,9 +110,12 @@ class Pool:
         return sum(each.is_open(now) for each in every), len(every)
 
     def frames(self) -> tuple[int, int]:
-        """Frames written on the streams that are open now, and the calls in them."""
+        """Frames written since the start, and the calls in them."""
         every = [each for peers in self._targets.values() for each in peers.values()]
-        return sum(each.frames for each in every), sum(each.frame_calls for each in every)
+        return (
+            self._retired_frames + sum(each.frames for each in every),
+            self._retired_calls + sum(each.frame_calls for each in every),
+        )
 
     # -- inside ----------------------------------------------------------------------------------------------
 

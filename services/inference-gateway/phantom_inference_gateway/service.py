@@ -20,7 +20,7 @@ from phantom_inference_gateway.domain.replicas import choose
 from phantom_inference_gateway.domain.retry import Ending, RetryBudget, Step, Trial, next_step
 from phantom_inference_gateway.domain.routing import Choice, Decision, Unit
 from phantom_inference_gateway.domain.tables import Table
-from phantom_platform.errors import Exhausted, NotFound, PhantomError
+from phantom_platform.errors import Exhausted, Forbidden, NotFound, PhantomError, Refused, Unauthenticated
 
 __all__ = ["Answer", "Call", "Entry", "FailedAttempt", "Gateway", "ModelMetadata", "ServerMetadata", "Tensor"]
 
@@ -174,7 +174,7 @@ class Gateway:
         """The answer, also where the call failed after its endpoint was known (`status` is then not 0).
 
         Raises what has no record: NotFound (endpoint or version), Invalid (unit), Exhausted (shed),
-        Unauthenticated, Forbidden.
+        Unauthenticated, Forbidden, Refused (pinned to what was rolled back).
         """
         size = len(call.body)
         try:
@@ -222,10 +222,22 @@ class Gateway:
 
     async def _check_exact(self, call: Call, table: Table[Target]) -> None:
         if call.model_version:
-            if not table.plan.pinned(call.model_version).is_pinnable:
-                await self._gatekeeper.require(call, _OVERRIDE_PERMISSION)
+            pinned = table.plan.pinned(call.model_version)
+            if not pinned.is_pinnable:
+                await self._check_rolled_back(call, pinned.id)
         else:
             table.plan.overridden(call.override_revision)
+
+    async def _check_rolled_back(self, call: Call, revision: str) -> None:
+        try:
+            await self._gatekeeper.require(call, _OVERRIDE_PERMISSION)
+        except (Unauthenticated, Forbidden) as error:
+            raise Refused(
+                f"revision {revision} was rolled back; leave the version out, or call with a token that has the "
+                f"permission {_OVERRIDE_PERMISSION}",
+                code="revision_rolled_back",
+                revision=revision,
+            ) from error
 
     def _begin(self, call: Call, table: Table[Target]) -> _Journey:
         wall_ns = time.time_ns()

@@ -20,7 +20,7 @@ from phantom_inference_gateway.routes import Routes
 from phantom_inference_gateway.service import Gateway, Limits, Source
 from phantom_inference_gateway.tests.fakes import FakeModelServer, Log, Outcome, call, route, until
 from phantom_inference_gateway.upstreams import StreamRule
-from phantom_platform.errors import Exhausted, NotFound
+from phantom_platform.errors import Exhausted, NotFound, Refused
 
 KEY = "default/flights-prod"
 RULE = StreamRule(
@@ -466,6 +466,29 @@ async def test_an_override_without_a_token_is_refused():
         with pytest.raises(Unauthenticated) as refused:
             await setup.gateway.infer(call(override="f.1"))
         assert refused.value.code == "token_missing"
+
+
+async def test_a_pin_to_a_rolled_back_revision_needs_the_override_permission():
+    async with running() as setup:
+        record = route(("f.1", [await setup.server("r1")]), ("f.2", [await setup.server("r2", "f.2")]))
+        stable, rolled_back = record.revisions
+        revisions = (stable, rolled_back.model_copy(update={"pinnable": False}))
+        await setup.serve(record.model_copy(update={"revisions": revisions}))
+        with pytest.raises(Refused, match="predictions:override") as refused:
+            await setup.gateway.infer(call(version="2.0.0"))
+        assert refused.value.code == "revision_rolled_back"
+        assert setup.metrics.refused == {"revision_rolled_back": 1}
+        assert (await setup.gateway.infer(call(version="1.0.0"))).revision == "f.1"
+
+
+async def test_frames_are_counted_on_when_their_replica_is_gone():
+    async with running() as setup:
+        one, two = await setup.server("r1"), await setup.server("r2", "f.2")
+        await setup.serve(route(("f.1", [one])))
+        await setup.gateway.infer(call())
+        await setup.serve(route(("f.2", [two]), version=2))
+        await setup.gateway.infer(call())
+        assert setup.pool.frames() == (2, 2)
 
 
 async def test_the_endpoint_describes_itself():
