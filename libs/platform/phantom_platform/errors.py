@@ -4,7 +4,6 @@ A class's docstring is its default message. `code` is stable and meant for progr
 `fields` carry ids. `Unavailable` is the only temporary one: it is retried, every other one is final.
 How they become gRPC or HTTP statuses, retries or dead letters is said in tables at the doors.
 """
-# ruff: noqa: N818 - they are named for what happened, as callers read them: `except NotFound`
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from phantom_contracts.topics import Topic
 from phantom_platform import cloudevents, metrics
 from phantom_platform.clock import Clock, SystemClock
-from phantom_platform.errors import Invalid
+from phantom_platform.errors import Invalid, Unavailable
 from phantom_platform.kafka import snapshot as snapshots
 from phantom_platform.kafka.failures import CONNECTION_ERRORS, as_phantom
 from phantom_platform.kafka.snapshot import Snapshot, Stored
@@ -43,7 +43,8 @@ class Projection(Generic[T]):
     """A part. `start` returns at once; await `current` where the whole topic is needed first.
 
     `parse(key, value, headers)` makes the value and raises on anything that is not one. `on_changed(key, value,
-    version)` and `on_deleted(key, version)` apply it, and may be coroutine functions.
+    version)` and `on_deleted(key, version)` apply it, and may be coroutine functions; an `Unavailable` of theirs is
+    waited for.
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class Projection(Generic[T]):
     async def stop(self) -> None:
         self._is_stopping = True
         await self._task.stop()
-        if self._is_dirty:
+        # A part of the topic says nothing of what is no longer there: the old snapshot is the better one.
+        if self._is_dirty and self.current.is_set():
             await self._save()
 
     def version(self, key: str) -> int | None:
@@ -192,7 +194,7 @@ class Projection(Generic[T]):
                 raise Invalid(f"header {cloudevents.VERSION} is missing", code="undecodable")
             before = self.version(key)
             if before is None or version > before:
-                await self._apply(key, Stored(record.value, dict(record.headers), version))
+                await self._apply_patiently(key, Stored(record.value, dict(record.headers), version))
         except Exception as error:
             # Whatever is wrong with it, the other keys and the last good record stand.
             self._bad_records.inc()
@@ -204,6 +206,16 @@ class Projection(Generic[T]):
                 topic=record.topic, partition=record.partition, offset=record.offset, key=key, version=bad[:20],
                 reason=repr(error),
             )  # fmt: skip
+
+    async def _apply_patiently(self, key: str, stored: Stored) -> None:
+        """What is temporary (a reader's Postgres is away) is waited for: the record is not a bad one."""
+        while True:
+            try:
+                return await self._apply(key, stored)
+            except Unavailable as error:
+                log.warning("projection waits for its reader", action="projection_reader_wait",
+                            topic=self._topic.name, key=key, reason=str(error))  # fmt: skip
+                await asyncio.sleep(error.retry_after_s)
 
     async def _apply(self, key: str, stored: Stored) -> None:
         if stored.value is None:

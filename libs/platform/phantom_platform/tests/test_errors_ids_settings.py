@@ -1,6 +1,7 @@
 from datetime import UTC, datetime
 
 import pytest
+
 from phantom_platform import errors, ids
 from phantom_platform.settings import DataSettings, GrpcSettings, KafkaSettings
 from phantom_platform.testing.clock import FakeClock

@@ -149,6 +149,25 @@ async def started(part):
         await part.stop()
 
 
+async def test_a_reader_that_is_temporarily_unavailable_is_waited_for(world, running):
+    seen, left = [], [2]
+
+    async def changed(key, value, version):
+        if left[0]:
+            left[0] -= 1
+            raise Unavailable("Postgres is away", retry_after_s=0.01)
+        seen.append((key, value, version))
+
+    await put(world, "k", 1, "x")
+    reader = await running(
+        Projection(
+            world.table, world.kafka, parse=Seen().parse, on_changed=changed, on_deleted=lambda *_: None
+        )
+    )
+    await asyncio.wait_for(reader.current.wait(), 15)
+    assert (seen, reader.bad) == ([("k", "x", 1)], {})
+
+
 async def test_the_snapshot_serves_while_kafka_is_away_marked_stale(world, tmp_path):
     path = tmp_path / "deep" / "table.json"
     async with started(projection(world, Seen(), snapshot=path)) as reader:
