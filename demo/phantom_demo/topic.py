@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -12,7 +13,7 @@ from phantom_contracts.topics import PREDICTIONS
 
 
 async def answered_in_topic(kafka: str, endpoint: str) -> Counter[str]:
-    """Prediction id → times, over the whole topic; a batch that may have been sent twice counts once."""
+    """Prediction id → times, over the whole topic; a batch that says it may have been sent before counts once."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -35,10 +36,16 @@ async def _read(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], end
             for record in records:
                 batch = wire.PredictionBatch.FromString(record.value)
                 identity = (batch.boot_id, tp.partition, batch.sequence)
-                if batch.endpoint == endpoint and identity not in seen:
+                is_repeat = identity in seen and is_marked(record.headers)
+                if batch.endpoint == endpoint and not is_repeat:
                     seen.add(identity)
                     found.update(_answered(batch))
     return found
+
+
+def is_marked(headers: Sequence[tuple[str, bytes]]) -> bool:
+    """Whether a batch may have been sent before: only then is a second one no mistake."""
+    return ("phantom_maybe_sent", b"true") in headers
 
 
 def _answered(batch: wire.PredictionBatch) -> list[str]:
