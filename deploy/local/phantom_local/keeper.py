@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
-
 from phantom_local.children import Record, end, find, is_locked, live_process, take_lock
 from phantom_local.embedded.process import Launch, ServerError, free_port, is_port_free
 from phantom_local.layout import Layout
@@ -228,9 +226,3 @@ def _words(ports: dict[str, int]) -> str:
 def locked_children(run: Path) -> list[str]:
     """Names of the children that live, by their locks."""
     return sorted(lock.stem for lock in run.glob("*.lock") if lock.stem != "up" and is_locked(lock))
-
-
-def process_of(run: Path, name: str) -> psutil.Process | None:
-    """The living process of a child."""
-    record = Record.read(run / f"{name}.json")
-    return record.process if record else None
