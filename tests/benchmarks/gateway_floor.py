@@ -177,9 +177,11 @@ async def _listen(server: grpc.aio.Server) -> None:
 
 
 async def _asked_to_stop() -> None:
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, asked.set)
+    loop.add_reader(sys.stdin.fileno(), asked.set)  # its end: the orchestrator has died
     await asked.wait()
+    loop.remove_reader(sys.stdin.fileno())
 
 
 async def generate(port: int, path: str, calls: int, in_flight: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -348,7 +349,7 @@ class FrameStream:
     async def _sleep(self, due: float | None) -> None:
         self._sleeper = self._loop.create_future()
         if due is not None:
-            self._timer = self._loop.call_later(due, self._wake)
+            self._timer = self._loop.call_later(_whole_ms(due), self._wake)
         try:
             await self._sleeper
         finally:
@@ -362,7 +363,7 @@ class FrameStream:
         if due == 0.0:
             self._wake()
         elif due is not None and self._timer is None:
-            self._timer = self._loop.call_later(due, self._wake)
+            self._timer = self._loop.call_later(_whole_ms(due), self._wake)
 
     def _wake(self) -> None:
         if self._sleeper is not None and not self._sleeper.done():
@@ -377,3 +378,8 @@ class FrameStream:
             return False
         self._call.cancel()
         return True
+
+
+def _whole_ms(seconds: float) -> float:
+    """Rounded up: uvloop's timers count milliseconds, and one that fires early is set again and again."""
+    return math.ceil(seconds * 1000) / 1000
