@@ -5,43 +5,26 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import pytest
 
 from faults.proxy import KafkaProxy
-from faults.site import OwnGateway, Site
+from faults.site import OwnGateway, Site, running_site
 from faults.traffic import Books, Traffic
 from harness import models
 from harness.people import People, make_people
-from harness.stack import running_stack
+from harness.waiting import eventually
 from phantom_ml_studio import Deployments, ModelRegistry, Monitoring
-from phantom_ml_studio.values import Deployment
+from phantom_ml_studio.values import Deployment, Replica
 
 MODEL, OLD, NEW = "weather", "1.0.0", "1.1.0"
 
 
 @pytest.fixture(scope="session")
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A whole stack of our own, never one that was given: what else runs there is not ours to kill."""
-    patch = pytest.MonkeyPatch()
-    patch.delenv("PHANTOM_TEST_STACK", raising=False)
-    try:
-        with running_stack(lambda: request.session.testsfailed > 0) as stack:
-            made = Site(stack.data_dir)
-            yield made
-    finally:
-        patch.undo()
-    left = [process for process in psutil.process_iter() if _belongs_to(process, made.data_dir)]
-    assert not left, f"left behind: {left}"
-
-
-def _belongs_to(process: psutil.Process, data_dir: Path) -> bool:
-    try:
-        return str(data_dir) in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
+    """A whole stack of our own."""
+    with running_site(lambda: request.session.testsfailed > 0) as running:
+        yield running
 
 
 @dataclass(frozen=True)
@@ -55,7 +38,7 @@ class Bench:
 
     def books(self, endpoint: str) -> Books:
         """To be checked after the traffic."""
-        return Books(self.site.stack.kafka, endpoint, self.deployments, self.monitoring)
+        return Books(lambda: self.site.stack.kafka, endpoint, self.deployments, self.monitoring)
 
     def traffic(self, endpoint: str, gateway: str = "", per_second: float = 150.0) -> Traffic:
         """Calls at the stack's own gateway, or another."""
@@ -74,9 +57,6 @@ def bench(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
     people.close()
 
 
-Serve = Callable[..., Deployment]
-
-
 @pytest.fixture(scope="session")
 def shop(bench: Bench) -> Deployment:
     """The endpoint that most tests call: two replicas of 1.0.0, and two of 1.1.0 as candidate at 20 %."""
@@ -88,7 +68,10 @@ def rollout(bench: Bench) -> Iterator[Deployment]:
     """An endpoint of the test's own: one replica of 1.0.0, and one of 1.1.0 as candidate at half of the traffic."""
     made = _serve(bench, f"rollout-{secrets.token_hex(2)}", replicas=1, percent=50)
     yield made
+    # Before the next test looks at what runs.
+    own = [each.replica_id for each in _replicas(bench.deployments.get(made.id))]
     bench.deployments.delete(made.id)
+    eventually(lambda: not set(own) & set(bench.site.pids()), "the end of its model servers", 60)
 
 
 def _serve(bench: Bench, name: str, *, replicas: int, percent: float) -> Deployment:
@@ -97,6 +80,11 @@ def _serve(bench: Bench, name: str, *, replicas: int, percent: float) -> Deploym
     deployments.wait_ready(name)
     deployments.deploy(MODEL, NEW, deployment_id=name, canary_percent=percent)
     return deployments.wait_ready(name)
+
+
+def _replicas(deployment: Deployment) -> list[Replica]:
+    revisions = (deployment.stable, deployment.candidate, *deployment.withdrawing)
+    return [replica for revision in revisions if revision is not None for replica in revision.replicas]
 
 
 @pytest.fixture

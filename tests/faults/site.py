@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,9 @@ from phantom_local.stack import StackSettings, gateway_child, http_get, readines
 from phantom_local.status import ProcessStatus, stack_status
 
 UP_WITHIN_S = 150
+_PORTS = ("CONTROL_PORT", "METRICS_PORT", "GATEWAY_GRPC_PORT", "GATEWAY_HTTP_PORT", "GATEWAY_METRICS_PORT")
+# Holds `down` back until the pipe of the test process closes: at the end, or when that process is killed.
+_GUARD = 'cat >/dev/null; exec "$1" -m phantom_local down --data-dir "$2"'
 DOWN_WITHIN_S = 120
 BACK_WITHIN_S = 60.0
 _FIRST_OWN = 20  # numbers of gateways that `up` does not know
@@ -34,6 +39,8 @@ class Site:
     """One data directory and what runs from it."""
 
     data_dir: Path
+    # Of `up`: the same each time, so that it adopts what runs, and so that clients find it again.
+    environment: Mapping[str, str]
 
     @property
     def stack(self) -> Stack:
@@ -117,16 +124,9 @@ class Site:
         return self._run("down", within_s=DOWN_WITHIN_S)
 
     def _run(self, *arguments: str, within_s: float) -> str:
-        ports = (
-            "CONTROL_PORT",
-            "METRICS_PORT",
-            "GATEWAY_GRPC_PORT",
-            "GATEWAY_HTTP_PORT",
-            "GATEWAY_METRICS_PORT",
-        )
         done = subprocess.run(
             [sys.executable, "-m", "phantom_local", *arguments, "--data-dir", str(self.data_dir)],
-            env={**os.environ, **{f"PHANTOM_{each}": "0" for each in ports}},
+            env=dict(self.environment),
             capture_output=True,
             text=True,
             timeout=within_s,
@@ -134,6 +134,43 @@ class Site:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+@contextmanager
+def running_site(keeps_logs: Callable[[], bool]) -> Iterator[Site]:
+    """Everything up; at the end everything down, also when this process is killed, and the files gone.
+
+    Where `keeps_logs` says so then, the logs stay.
+    """
+    # Short: the path of a Unix socket has at most 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="phantom-faults-"))
+    ports = {f"PHANTOM_{each}": str(free_port()) for each in _PORTS}
+    site = Site(folder / "d", {**os.environ, **ports})
+    argv = ["/bin/sh", "-c", _GUARD, "guard", sys.executable, str(site.data_dir)]
+    with (folder / "down.log").open("wb") as log:
+        guard = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    try:
+        site.up()
+        yield site
+    finally:
+        guard.communicate(timeout=2 * DOWN_WITHIN_S)
+        said = (folder / "down.log").read_text(errors="replace")
+        if keeps_logs():
+            shutil.rmtree(site.data_dir / "kafka", ignore_errors=True)
+            shutil.rmtree(site.data_dir / "postgres", ignore_errors=True)
+            sys.stderr.write(f"\nthe logs of the stack are in {site.data_dir}\n")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    assert guard.returncode == 0, f"`down` left something behind: {said}"
+    left = [process for process in psutil.process_iter() if _belongs_to(process, site.data_dir)]
+    assert not left, f"left behind: {left}"
+
+
+def _belongs_to(process: psutil.Process, data_dir: Path) -> bool:
+    try:
+        return str(data_dir) in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 class OwnGateway:

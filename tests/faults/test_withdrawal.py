@@ -50,12 +50,12 @@ def test_a_gateway_cut_off_during_a_withdrawal_and_those_that_join_lose_no_reque
     assert cut.answered[-1].revision != old
     for traffic in (main, cut, *joined):
         traffic.assert_unharmed()
-    _serves_nothing_stale(bench, rollout, stale, proxy)
+    refused = _serves_nothing_stale(rollout, stale, proxy)
     eventually(lambda: not ask(cut_off.metrics_port)[1], "having told Kafka everything", 60)
     with bench.traffic(name, stale.grpc) as healed:
         healed.advance(20)
     healed.assert_unharmed()
-    books.check(main, cut, healed, *joined)
+    books.check(main, cut, refused, healed, *joined)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def _joining(bench: Bench, name: str, own_gateway: MakeGateway) -> Iterator[list
     assert len(traffics) == len(JOINS_AT_S)
 
 
-def _serves_nothing_stale(bench: Bench, rollout: Deployment, stale: OwnGateway, proxy: KafkaProxy) -> None:
+def _serves_nothing_stale(rollout: Deployment, stale: OwnGateway, proxy: KafkaProxy) -> Traffic:
     """Started cut off, it refuses calls for the replica that is gone, until it hears from Kafka."""
     stale.start()
     assert metric(stale.metrics_port, "phantom_gateway_routes_stale") == 1
@@ -107,3 +107,5 @@ def _serves_nothing_stale(bench: Bench, rollout: Deployment, stale: OwnGateway, 
     assert all(call.error.startswith("UNAVAILABLE route_stale") for call in refused), refused[0]
     proxy.heal()
     eventually(lambda: not ask(stale.metrics_port)[1], "reading the routes from Kafka", 60)
+    traffic.forgive()
+    return traffic

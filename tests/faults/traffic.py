@@ -6,7 +6,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace, TracebackType
@@ -111,6 +111,10 @@ class Traffic:
         failures = self.failures
         assert not failures, f"{len(failures)} of {len(self.calls)} calls failed, such as {failures[:3]}"
 
+    def forgive(self) -> None:
+        """Take the calls that failed out of the ledger: the test has looked at them, and they were to fail."""
+        self.calls = self.answered
+
     def _latest(self) -> str:
         return f"the last failures: {self.failures[-3:]}"
 
@@ -175,12 +179,18 @@ class Books:
     Made before the traffic, since the endpoint may have been called before.
     """
 
-    def __init__(self, kafka: str, endpoint: str, deployments: Deployments, monitoring: Monitoring) -> None:
+    def __init__(
+        self, kafka: Callable[[], str], endpoint: str, deployments: Deployments, monitoring: Monitoring
+    ) -> None:
         self._kafka = kafka
         self._endpoint = endpoint
         self._deployments = deployments
         self._monitoring = monitoring
-        self._counted_before = self.counted()
+        # Of a test before this one nothing must be under way.
+        self._counted_before = sum(self._log().answered.values())
+        eventually(
+            lambda: self.counted() == self._counted_before, f"counting {self._counted_before}", SETTLE_S
+        )
 
     def counted(self) -> int:
         """Answered calls that the monitor has counted so far."""
@@ -193,7 +203,7 @@ class Books:
         # A count that does not arrive is a verdict below, with its figures.
         with suppress(AssertionError):
             eventually(lambda: self.counted() >= expected, "counting every answer", SETTLE_S)
-        log = read_log(self._kafka, self._endpoint)
+        log = self._log()
         routes = {
             version: self._route(version) for version in {c.route_version for c in calls if not c.error}
         }
@@ -204,6 +214,9 @@ class Books:
         assert not broken, "; ".join(broken)
         assert not log.unmarked_repeats, f"sent twice and not marked: {log.unmarked_repeats[:3]}"
         return log
+
+    def _log(self) -> Log:
+        return read_log(self._kafka(), self._endpoint)
 
     def _route(self, version: int) -> Any:
         return self._deployments.route(self._endpoint, version)
