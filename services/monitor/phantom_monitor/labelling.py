@@ -50,16 +50,22 @@ class Labelling:
             await self.resolve(tx, workspace, endpoint, requests, predictions)
 
     async def matured(self, tx: Transaction, now: datetime, limit: int) -> int:
-        """Resolve waiting outcomes whose predictions are here and have matured; returns how many they were."""
+        """Resolve waiting outcomes whose predictions are here and have matured; returns how many joined.
+
+        One that waits for the first answer of its request id is due as soon as a later answer has matured.
+        """
         due = await self._predictions.due(tx, unix_us(now), limit)
         groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(
             lambda: {"request": [], "prediction": []}
         )
         for row in due:
             groups[row["workspace"], row["endpoint"]][row["kind"]].append(row["id"])
-        for (workspace, endpoint), ids in sorted(groups.items()):
-            await self.resolve(tx, workspace, endpoint, ids["request"], ids["prediction"])
-        return len(due)
+        return sum(
+            [
+                await self.resolve(tx, workspace, endpoint, ids["request"], ids["prediction"])
+                for (workspace, endpoint), ids in sorted(groups.items())
+            ]
+        )
 
     async def resolve(
         self,
@@ -68,8 +74,8 @@ class Labelling:
         endpoint: str,
         requests: Sequence[str],
         predictions: Sequence[str],
-    ) -> None:
-        """Make what is counted for these ids agree with their newest outcomes."""
+    ) -> int:
+        """Make what is counted for these ids agree with their newest outcomes; returns how many rows have one."""
         changes: dict[WindowKey, WindowCounts] = {}
         counted: list[tuple[str, str, str, int, str | None]] = []
         joined: dict[str, list[tuple[str, int]]] = {"request": [], "prediction": []}
@@ -93,6 +99,7 @@ class Labelling:
         if changes:
             await self._predictions.set_counted(tx, counted)
             await self._windows.add(tx, changes)
+        return sum(map(len, joined.values()))
 
     def _label(self, row: Predicted, outcome: StoredOutcome | None) -> str | None:
         if outcome is None:

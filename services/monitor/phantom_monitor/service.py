@@ -123,7 +123,7 @@ class Monitor:
         return published
 
     async def count_matured(self, now: datetime, limit: int = 1000) -> int:
-        """Count labels whose predictions have matured since; returns how many outcomes were looked at."""
+        """Count labels whose predictions have matured since; returns how many outcomes joined."""
         async with self._database.transaction() as tx:
             return await self._labelling.matured(tx, now, limit)
 

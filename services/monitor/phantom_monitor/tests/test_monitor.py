@@ -13,7 +13,7 @@ from phantom_monitor.values import Reported
 from phantom_platform.errors import Invalid
 from phantom_platform.ids import uuid7
 
-from .conftest import NOON, Call, World, batch, us
+from .conftest import FRAUD, NOON, Call, World, batch, us
 
 READING = Reading(since_s=0, last_s=NOON.timestamp())
 
@@ -207,6 +207,19 @@ async def test_labels_wait_for_maturity(world: World) -> None:
     assert await world.monitor.count_matured(world.clock.now()) == 1
     assert await world.accuracy() == (1, 1.0)
     assert await world.monitor.count_matured(world.clock.now()) == 0
+
+
+async def test_an_outcome_waits_for_the_first_answer_though_a_repeat_has_matured(world: World) -> None:
+    assert FRAUD.outcome is not None
+    slow = FRAUD.model_copy(update={"outcome": FRAUD.outcome.model_copy(update={"maturity_s": 3600.0})})
+    world.routes.remember({("default", "fraud-prod.1"): slow})
+    repeat = Call(request_id="r1", at=NOON + timedelta(seconds=1), revision="fraud-prod.2", arm="candidate")
+    await world.record(batch([Call(request_id="r1")], sequence=1), batch([repeat], sequence=2))
+    await report(world, outcome("r1", False))
+    assert await world.monitor.count_matured(world.clock.now()) == 0  # or the duty would turn for an hour
+    world.clock.advance(3600)
+    assert await world.monitor.count_matured(world.clock.now()) == 1
+    assert await world.accuracy() == (1, 1.0)
 
 
 async def test_outcomes_that_came_under_an_alias_are_claimed_when_its_route_is_known(world: World) -> None:
