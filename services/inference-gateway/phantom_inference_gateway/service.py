@@ -9,20 +9,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from phantom_contracts.events.deployer import RouteRecord
 from phantom_contracts.tensors import Tensor, endpoint_inputs, model_outputs
 from phantom_inference_gateway.attempts import DEADLINE_EXCEEDED, UNAVAILABLE, Attempt, Target
 from phantom_inference_gateway.calls import Answer, Call, Entry, FailedAttempt, Part, id_text
+from phantom_inference_gateway.descriptions import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.domain.replicas import choose
 from phantom_inference_gateway.domain.retry import Ending, RetryBudget, Step, Trial, next_step
 from phantom_inference_gateway.domain.routing import Choice, Decision, Unit
 from phantom_inference_gateway.domain.tables import Table
+from phantom_inference_gateway.journey import Journey, Limits, Source
 from phantom_platform.errors import Exhausted, Forbidden, NotFound, PhantomError, Refused, Unauthenticated
 
-__all__ = ["Answer", "Call", "Entry", "FailedAttempt", "Gateway", "ModelMetadata", "ServerMetadata", "Tensor"]
+__all__ = [
+    "Answer",
+    "Call",
+    "Entry",
+    "FailedAttempt",
+    "Gateway",
+    "Limits",
+    "ModelMetadata",
+    "ServerMetadata",
+    "Source",
+    "Tensor",
+]
 
 SERVER_NAME = "phantom-inference-gateway"
 SERVER_VERSION = "0.1.0"
@@ -78,67 +90,6 @@ class Observer(Protocol):
     def refuse(self, reason: str) -> None:
         """A call ended without a record."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ModelMetadata:
-    """An endpoint as an OIP model."""
-
-    name: str
-    versions: tuple[str, ...]
-    platform: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMetadata:
-    """This server as OIP describes one."""
-
-    name: str
-    version: str
-    extensions: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may be under way at once; beyond it calls are refused at once."""
-
-    calls: int = 4096
-    size: int = 512 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Ids and randomness."""
-
-    # 16 bytes of a UUIDv7 for a Unix time in ms.
-    mint: Callable[[int], bytes]
-    # An integer in [0, n).
-    below: Callable[[int], int]
-
-
-@dataclass(slots=True)
-class _Journey:
-    """A call on its way."""
-
-    call: Call
-    table: Table[Target]
-    choice: Choice
-    unit: str
-    # Pinned or overridden: never another revision.
-    is_exact: bool
-    prediction_id: bytes
-    received_us: int
-    started: float
-    # The revision that is tried now; another than the choice's where it fell back.
-    revision: str
-    trial: Trial | None = None
-    tried: tuple[Target, ...] = ()
-    failed: tuple[FailedAttempt, ...] = ()
-    # The last attempt that counted, and its revision.
-    last: Attempt | None = None
-    last_revision: str = ""
 
 
 class Gateway:
@@ -239,11 +190,11 @@ class Gateway:
                 revision=revision,
             ) from error
 
-    def _begin(self, call: Call, table: Table[Target]) -> _Journey:
+    def _begin(self, call: Call, table: Table[Target]) -> Journey:
         wall_ns = time.time_ns()
         prediction_id = self._source.mint(wall_ns // 1_000_000)
         choice, unit = self._choose(call, table, prediction_id)
-        return _Journey(
+        return Journey(
             call,
             table,
             choice,
@@ -271,7 +222,7 @@ class Gateway:
         unit, is_sticky = plan.unit(source)
         return plan.named(exact), unit if is_sticky else ""
 
-    async def _answer(self, journey: _Journey) -> Answer:
+    async def _answer(self, journey: Journey) -> Answer:
         call, is_alone = journey.call, False
         while True:
             now = self._loop.time()
@@ -297,7 +248,7 @@ class Gateway:
             is_alone = step is Step.ALONE
             self._renew(journey, is_alone)
 
-    def _next_target(self, journey: _Journey, now: float, is_alone: bool) -> Target | None:
+    def _next_target(self, journey: Journey, now: float, is_alone: bool) -> Target | None:
         """A replica of the revision that is due; of the stable one where that has none and it may be."""
         targets = journey.table.targets
         target = choose(targets.get(journey.revision, ()), now, self._source.below, journey.tried)
@@ -307,7 +258,7 @@ class Gateway:
             target = choose(targets.get(stable, ()), now, self._source.below, journey.tried)
         return target
 
-    def _after(self, journey: _Journey, attempt: Attempt, target: Target, sent: float) -> Step:
+    def _after(self, journey: Journey, attempt: Attempt, target: Target, sent: float) -> Step:
         """What follows an attempt that gave no answer; keeps it for the record where it counts."""
         trial = journey.trial = journey.trial or Trial()
         journey.tried = (*journey.tried, target)
@@ -324,7 +275,7 @@ class Gateway:
             journey.revision = journey.table.plan.control
         return step
 
-    def _renew(self, journey: _Journey, is_alone: bool) -> None:
+    def _renew(self, journey: Journey, is_alone: bool) -> None:
         """A retry is chosen under the route that is applied when it is written."""
         try:
             table = self._routes.find(journey.call.workspace, journey.call.model_name)
@@ -341,7 +292,7 @@ class Gateway:
 
     # -- ending ----------------------------------------------------------------------------------------------
 
-    def _succeeded(self, journey: _Journey, attempt: Attempt, target: Target) -> Answer:
+    def _succeeded(self, journey: Journey, attempt: Attempt, target: Target) -> Answer:
         choice, table = journey.choice, journey.table
         is_fallback = journey.revision != choice.revision
         if is_fallback:
@@ -358,7 +309,7 @@ class Gateway:
             fallback=is_fallback,
         )
 
-    def _exhausted(self, journey: _Journey) -> Answer:
+    def _exhausted(self, journey: Journey) -> Answer:
         """Nobody is left to ask: the last attempt's answer is the call's, if there was one."""
         if journey.last is None:
             journey.revision = journey.choice.revision
@@ -367,7 +318,7 @@ class Gateway:
         journey.failed = journey.failed[:-1]
         return self._failed(journey, journey.last)
 
-    def _failed(self, journey: _Journey, attempt: Attempt) -> Answer:
+    def _failed(self, journey: Journey, attempt: Attempt) -> Answer:
         choice = journey.choice
         self._log(journey, attempt.code, "")
         return Answer(
@@ -385,7 +336,7 @@ class Gateway:
         )
 
     def _log(
-        self, journey: _Journey, status: int, replica: str, parts: list[Part] | tuple[Part, ...] = ()
+        self, journey: Journey, status: int, replica: str, parts: list[Part] | tuple[Part, ...] = ()
     ) -> None:
         call, choice, table = journey.call, journey.choice, journey.table
         self._records.record(
@@ -411,7 +362,7 @@ class Gateway:
         seconds = self._loop.time() - journey.started
         self._observer.observe(table.key, journey.revision, choice.variant, status, seconds)
 
-    def _none_ready(self, journey: _Journey) -> Attempt:
+    def _none_ready(self, journey: Journey) -> Attempt:
         reason = "route_stale" if self.is_stale() else "no_ready_replica"
         why = (
             "the route is from a snapshot, since Kafka is away, and its replicas are gone"

@@ -1,0 +1,27 @@
+"""What OIP metadata says of this server and of an endpoint, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from phantom_contracts.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """An endpoint as an OIP model."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """This server as OIP describes one."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
