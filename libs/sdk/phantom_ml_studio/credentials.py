@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,14 +65,15 @@ def load() -> Login:
     """The stored login. Raises Unauthenticated where there is none, it cannot be read, or it has expired."""
     path = _login_file()
     try:
-        login = Login(**json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        login = Login(**{field.name: content[field.name] for field in fields(Login)})
     except FileNotFoundError:
         raise Unauthenticated(
             "not logged in: run `phantom-ml-studio auth login --username <you>`", code="not_logged_in"
         ) from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise Unauthenticated(
-            f"{path} cannot be read ({error}): log in again", code="not_logged_in"
+            f"{path} cannot be read ({error!r}): log in again", code="not_logged_in"
         ) from error
     if login.has_expired:
         raise Unauthenticated(

@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Register, deploy, roll out and watch machine-learning models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # loading rich would take as long as everything else
 )
 app.add_typer(access.auth, name="auth")
 app.add_typer(access.users, name="users")

@@ -92,7 +92,7 @@ def register(
     from phantom_ml_studio import ModelRegistry
     from phantom_ml_studio.errors import NotFound
 
-    facts = {**_json(metadata), "version": version}
+    facts, known_schema = {**_json(metadata), "version": version}, _json(schema) or None
     with connected() as client:
         registry = ModelRegistry(client)
         try:
@@ -100,7 +100,7 @@ def register(
             is_new = False
         except NotFound:
             is_new = True
-        kwargs: dict[str, Any] = {"metadata": facts, "schema": _json(schema) or None}
+        kwargs: dict[str, Any] = {"metadata": facts, "schema": known_schema}
         if stage is not None:
             kwargs["stage"] = stage
         if is_new:
