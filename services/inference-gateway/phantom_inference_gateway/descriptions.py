@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from phantom_contracts.tensors import Tensor
 
+HASH_FIELD = "hash_field"
+"""The metadata's parameter that tells clients under which name an endpoint wants its unit."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
@@ -16,6 +19,8 @@ class ModelMetadata:
     platform: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    # The request parameter (or metadata `x-<name>`) that carries the unit.
+    hash_field: str
 
 
 @dataclass(frozen=True, slots=True)

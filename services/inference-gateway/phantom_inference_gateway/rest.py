@@ -21,6 +21,7 @@ from phantom_inference_gateway.calls import (
     Answer,
     Call,
 )
+from phantom_inference_gateway.descriptions import HASH_FIELD
 from phantom_inference_gateway.http_server import (
     HttpServer,
     error_response,
@@ -168,6 +169,7 @@ class RestDoor:
                 "platform": metadata.platform,
                 "inputs": [_tensor(each) for each in metadata.inputs],
                 "outputs": [_tensor(each) for each in metadata.outputs],
+                "parameters": {HASH_FIELD: metadata.hash_field},
             }
         )
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from inference import grpc_service_pb2 as oip
 from phantom_inference_gateway.calls import DEFAULT_DEADLINE_S, DEFAULT_WORKSPACE, Answer, Call, id_text
+from phantom_inference_gateway.descriptions import HASH_FIELD
 from phantom_inference_gateway.service import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.wire import Head, read_head
 from phantom_platform.errors import Invalid, PhantomError, Unavailable
@@ -149,6 +150,7 @@ class InferenceDoor:
         for tensors, into in ((found.inputs, response.inputs), (found.outputs, response.outputs)):
             for each in tensors:
                 into.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        response.parameters[HASH_FIELD].string_param = found.hash_field
         return response.SerializeToString()
 
     async def _admitted(self, body: bytes, context: Any) -> str:

@@ -425,4 +425,5 @@ class Gateway:
             platform="phantom",
             inputs=endpoint_inputs(record.endpoint_schema),
             outputs=model_outputs(schema) if schema is not None else (),
+            hash_field=record.hash_field,
         )

@@ -67,7 +67,7 @@ class FakeGateway:
         if name not in ("delays", "a/b é", "asleep") or version not in ("", "1.0.0", "1.1.0"):
             raise NotFound(f"there is no endpoint {name!r}", code="endpoint_not_found")
         tensor = Tensor("x", "FP32", (-1, 2))
-        return ModelMetadata(name, ("1.0.0", "1.1.0"), "phantom", (tensor,), (tensor,))
+        return ModelMetadata(name, ("1.0.0", "1.1.0"), "phantom", (tensor,), (tensor,), "tail_num")
 
     def routed(self, workspace: str) -> Sequence[str]:
         return ["asleep", "delays", "gone"] if workspace == "default" else []
@@ -294,6 +294,7 @@ async def test_metadata_of_server_and_model(door: Door) -> None:
         assert body["name"] == "delays"
         assert body["versions"] == ["1.0.0", "1.1.0"]
         assert body["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+        assert body["parameters"] == {"hash_field": "tail_num"}
     assert (await door("GET", "/v2/models/nobody"))[0] == 404
 
 

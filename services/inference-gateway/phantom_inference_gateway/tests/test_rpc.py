@@ -236,6 +236,7 @@ async def test_health_metadata_and_reflection_answer():
         assert not (await stub.ModelReady(oip.ModelReadyRequest(name="nope"))).ready
         metadata = await stub.ModelMetadata(oip.ModelMetadataRequest(name="flights", version="1.0.0"))
         assert (metadata.inputs[0].name, list(metadata.inputs[0].shape)) == ("features", [-1, 2])
+        assert metadata.parameters["hash_field"].string_param == "tail_number"
         assert (await stub.ServerMetadata(oip.ServerMetadataRequest())).name == "phantom-inference-gateway"
         error = await refusal(stub.ModelMetadata(oip.ModelMetadataRequest(name="nope")))
         assert error.code() is grpc.StatusCode.NOT_FOUND
