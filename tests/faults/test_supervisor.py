@@ -54,7 +54,10 @@ def test_down_without_up_and_without_a_control_process_stops_everything(
 ) -> None:
     """The last test: nothing runs after it."""
     site = bench.site
-    processes = [psutil.Process(pid) for pid in site.pids().values()]
+    pids = site.pids()
+    assert {"control", "gateway-0", "kafka", "postgres"} < set(pids)
+    assert len(pids) == 4 + 2 * 2, "two replicas of each revision"
+    processes = [psutil.Process(pid) for pid in pids.values()]
     site.kill("up")
     site.kill("control")
     said = site.down()
