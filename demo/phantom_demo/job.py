@@ -279,8 +279,9 @@ def _joined(a: RevisionSummary, b: RevisionSummary) -> RevisionSummary:
     large = a if a.requests >= b.requests else b
     labelled = a.labelled + b.labelled
 
-    def mean(name: str) -> float:
-        return (getattr(a, name) * a.labelled + getattr(b, name) * b.labelled) / labelled if labelled else 0.0
+    def mean(name: str) -> float | None:
+        parts = [(getattr(each, name), each.labelled) for each in (a, b) if each.labelled]
+        return sum(value * count for value, count in parts) / labelled if labelled else None
 
     return replace(
         large,

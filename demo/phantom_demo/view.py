@@ -80,12 +80,12 @@ def table(moment: Moment) -> Table:
             r.revision,
             f"{r.requests:,}",
             f"{r.requests / total:.1%}" if total else "-",
-            f"{r.latency_p50_ms:.1f}" if r.latency_count else "-",
-            f"{r.latency_p95_ms:.1f}" if r.latency_p95_ms else "-",
-            f"{r.error_rate:.2%}",
+            _figure(r.latency_p50_ms, ".1f"),
+            _figure(r.latency_p95_ms, ".1f"),
+            _figure(r.error_rate, ".2%"),
             f"{r.labelled:,}",
-            f"{r.accuracy:.3f}" if r.labelled else "-",
-            f"{r.log_loss:.4f}" if r.labelled else "-",
+            _figure(r.accuracy, ".3f"),
+            _figure(r.log_loss, ".4f"),
         )
     return rendered
 
@@ -100,8 +100,12 @@ def _headline(m: Moment) -> str:
 
 
 def _line(r: RevisionSummary) -> str:
-    quality = f"accuracy {r.accuracy:.3f}, log loss {r.log_loss:.4f}" if r.labelled else "no outcomes yet"
     return (
-        f"{r.revision}: {r.requests:,} requests, p50 {r.latency_p50_ms:.1f} ms, p95 {r.latency_p95_ms:.1f} ms, "
-        f"errors {r.error_rate:.2%}, {quality}"
+        f"{r.revision}: {r.requests:,} requests, p50 {_figure(r.latency_p50_ms, '.1f')} ms, "
+        f"p95 {_figure(r.latency_p95_ms, '.1f')} ms, errors {_figure(r.error_rate, '.2%')}, "
+        f"accuracy {_figure(r.accuracy, '.3f')}, log loss {_figure(r.log_loss, '.4f')}"
     )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

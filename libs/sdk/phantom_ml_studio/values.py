@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -318,7 +318,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class RevisionSummary:
-    """What one revision answered, on one arm, by one kind of decision. Times in ms; ratios 0 to 1."""
+    """What one revision answered, on one arm, by one kind of decision. Times in ms; ratios 0 to 1; None: too little to say."""
 
     revision: str
     arm: str
@@ -328,22 +328,23 @@ class RevisionSummary:
     failed_attempts: int
     fallbacks: int
     rejected_inputs: int
-    error_rate: float
-    latency_p50_ms: float
-    latency_p95_ms: float
+    error_rate: float | None
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
     latency_count: int
     labelled: int
-    label_coverage: float
-    accuracy: float
-    accuracy_lower: float
-    accuracy_upper: float
-    log_loss: float
+    label_coverage: float | None
+    accuracy: float | None
+    accuracy_lower: float | None
+    accuracy_upper: float | None
+    log_loss: float | None
     classes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, s: monitor.RevisionSummary) -> RevisionSummary:
         """From the message."""
-        plain = MessageToDict(s, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        plain: dict[str, Any] = dict.fromkeys(each.name for each in fields(cls))
+        plain |= MessageToDict(s, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         plain |= {
             name: int(value) for name, value in plain.items() if isinstance(value, str) and name in _COUNTS
         }

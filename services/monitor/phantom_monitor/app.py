@@ -98,6 +98,7 @@ def _add_routes(
             parse=parse_route,
             on_changed=on_changed,
             on_deleted=on_deleted,
+            snapshot=context.data_dir / "monitor" / "snapshots" / "routes",
             clock=context.clock,
             registry=context.registry,
         )

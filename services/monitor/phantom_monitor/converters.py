@@ -100,9 +100,12 @@ def _answer(
 
 def _block(block: wire.Block) -> Block:
     classes = len(block.class_labels)
+    labels = _array(block.label_indexes, "<i4", block.rows) if block.label_indexes else None
+    if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"a label index is outside the block's {classes} class labels")
     return Block(
         class_labels=tuple(block.class_labels),
-        labels=_array(block.label_indexes, "<i4", block.rows) if block.label_indexes else None,
+        labels=labels,
         probabilities=(
             _array(block.probabilities, "<f4", block.rows * classes).reshape(block.rows, classes)
             if block.probabilities

@@ -27,6 +27,8 @@ OPERATIONAL_S = 60
 # Older than this, the newest complete window says nothing about now.
 STALE_S = 120
 QUALITY = timedelta(hours=24)
+# Totals of revisions that answered nothing for longer are no longer exported.
+TOTALS = timedelta(days=7)
 STATES_EVERY = timedelta(seconds=15)
 # Writers' clocks and long transactions: what was written this long before the last look is looked at again.
 OVERLAP = timedelta(seconds=10)
@@ -92,7 +94,8 @@ class Exporter:
         self._read_at = now
         self._forget(now)
         samples = _gauges(self._recent.values(), now.timestamp()) | _quality_gauges(self._quality)
-        samples |= _counters(await self._windows.totals())
+        totals = await self._windows.totals()
+        samples |= _counters([total for total in totals if total["updated_at"] >= now - TOTALS])
         self._exported = Exported(samples | await self._states(now))
 
     def collect(self) -> Iterator[Metric]:

@@ -162,11 +162,10 @@ class Monitor:
         return {key: (counts, figures(counts)) for key, counts in sorted(merged.items())}
 
     async def windows(
-        self, workspace: str, endpoint: str, start_s: int, end_s: int, limit: int, offset: int
-    ) -> list[WindowPublished]:
-        """Stored windows in time order."""
-        found = await self._windows.of_endpoint(workspace, endpoint, start_s, end_s, limit, offset)
-        return [event(window) for window in found]
+        self, workspace: str, endpoint: str, span: tuple[int, int], limit: int, after: WindowKey | None
+    ) -> list[StoredWindow]:
+        """The next stored windows that begin in [start, end), unix seconds, after a key, in time order."""
+        return await self._windows.page(workspace, endpoint, span, limit, after)
 
     async def counts(self, workspace: str, endpoint: str) -> dict[str, Any]:
         """What has been counted, once each: the fields of GetCountsResponse."""

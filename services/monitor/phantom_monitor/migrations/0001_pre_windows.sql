@@ -103,6 +103,7 @@ CREATE TABLE totals (
     fallbacks bigint NOT NULL DEFAULT 0,
     rows bigint NOT NULL DEFAULT 0,
     classes jsonb NOT NULL DEFAULT '{}',
+    updated_at timestamptz NOT NULL,
     PRIMARY KEY (workspace, endpoint, revision, arm, decision)
 );
 
