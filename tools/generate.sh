@@ -6,12 +6,17 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 validate=${PHANTOM_CACHE_DIR:-.cache}/proto
 out=libs/contracts
-[ -f "$validate/buf/validate/validate.proto" ] || { echo "no $validate/buf/validate/validate.proto: run tools/setup.sh first" >&2; exit 1; }
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
+if [ -f "$validate/buf/validate/validate.proto" ]; then
+  rules=(-I "$validate")
+else
+  "$python" tools/validate_descriptors.py "$stage/validate.binpb"
+  rules=(--descriptor_set_in="$stage/validate.binpb")
+fi
 export PATH="$(dirname "$(command -v "$python")"):$PATH"
 mapfile -t protos < <(cd proto && find . -name '*.proto' | sed 's|^\./||' | sort)
-"$python" -m grpc_tools.protoc -I proto -I "$validate" \
+"$python" -m grpc_tools.protoc -I proto "${rules[@]}" \
   --python_out="$stage" --pyi_out="$stage" --grpc_python_out="$stage" --mypy_grpc_out=quiet:"$stage" \
   "${protos[@]}" buf/validate/validate.proto
 # The SDK loads the Open Inference Protocol into a descriptor pool of its own, from this file.
