@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
 
-from phantom_contracts.events.deployer import RouteRecord
 from phantom_contracts.tensors import Tensor, endpoint_inputs, model_outputs
+from phantom_inference_gateway import choosing
 from phantom_inference_gateway.attempts import DEADLINE_EXCEEDED, UNAVAILABLE, Attempt, Target
-from phantom_inference_gateway.calls import Answer, Call, Entry, FailedAttempt, Part, id_text
+from phantom_inference_gateway.calls import Answer, Call, Entry, FailedAttempt, Part
 from phantom_inference_gateway.descriptions import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.domain.replicas import choose
 from phantom_inference_gateway.domain.retry import Ending, RetryBudget, Step, Trial, next_step
-from phantom_inference_gateway.domain.routing import Choice, Decision, Unit
 from phantom_inference_gateway.domain.tables import Table
 from phantom_inference_gateway.journey import Journey, Limits, Source
-from phantom_platform.errors import Exhausted, Forbidden, NotFound, PhantomError, Refused, Unauthenticated
+from phantom_inference_gateway.ports import Gatekeeper, Observer, Records, RouteTables
+from phantom_platform.errors import Exhausted, NotFound, PhantomError
 
 __all__ = [
     "Answer",
@@ -42,54 +41,6 @@ EXTENSIONS = ("binary_tensor_data", "model_stream_infer")
 RETRY_AFTER_S = 1.0
 _CANCELLED = 1
 _DEADLINE_SLACK_S = 0.01
-_OVERRIDE_PERMISSION = "predictions:override"
-
-
-class RouteTables(Protocol):
-    """The routes as they are applied."""
-
-    def find(self, workspace: str, name: str) -> Table[Target]:
-        """Raises NotFound."""
-        ...
-
-    def record(self, table: Table[Target]) -> RouteRecord | None: ...
-
-    def names(self, workspace: str) -> list[str]: ...
-
-
-class Gatekeeper(Protocol):
-    """Who may do what."""
-
-    def concerns(self, call: Call) -> bool:
-        """Whether the call needs a token at all; asked for each one."""
-        ...
-
-    async def admit(self, call: Call) -> None:
-        """Raises Unauthenticated or Forbidden."""
-        ...
-
-    async def require(self, call: Call, permission: str) -> None: ...
-
-
-class Records(Protocol):
-    """Where answered calls are logged. Never blocks, never raises."""
-
-    def record(self, entry: Entry) -> None: ...
-
-
-class Observer(Protocol):
-    """Counts."""
-
-    retries: int
-    fallbacks: int
-    shed: int
-    cancelled: int
-
-    def observe(self, key: str, revision: str, variant: str, status: int, seconds: float) -> None: ...
-
-    def refuse(self, reason: str) -> None:
-        """A call ended without a record."""
-        ...
 
 
 class Gateway:
@@ -134,8 +85,8 @@ class Gateway:
             if self._gatekeeper.concerns(call):
                 await self._gatekeeper.admit(call)
             table = self._routes.find(call.workspace, call.model_name)
-            if call.model_version or call.override_revision:
-                await self._check_exact(call, table)
+            if choosing.is_exact(call):
+                await choosing.check_exact(call, table, self._gatekeeper)
             journey = self._begin(call, table)
         except PhantomError as error:
             self._observer.refuse(error.code)
@@ -171,56 +122,21 @@ class Gateway:
             code="overloaded",
         )
 
-    async def _check_exact(self, call: Call, table: Table[Target]) -> None:
-        if call.model_version:
-            pinned = table.plan.pinned(call.model_version)
-            if not pinned.is_pinnable:
-                await self._check_rolled_back(call, pinned.id)
-        else:
-            table.plan.overridden(call.override_revision)
-
-    async def _check_rolled_back(self, call: Call, revision: str) -> None:
-        try:
-            await self._gatekeeper.require(call, _OVERRIDE_PERMISSION)
-        except (Unauthenticated, Forbidden) as error:
-            raise Refused(
-                f"revision {revision} was rolled back; leave the version out, or call with a token that has the "
-                f"permission {_OVERRIDE_PERMISSION}",
-                code="revision_rolled_back",
-                revision=revision,
-            ) from error
-
     def _begin(self, call: Call, table: Table[Target]) -> Journey:
         wall_ns = time.time_ns()
         prediction_id = self._source.mint(wall_ns // 1_000_000)
-        choice, unit = self._choose(call, table, prediction_id)
+        choice, unit = choosing.choose(call, table.plan, prediction_id)
         return Journey(
             call,
             table,
             choice,
             unit,
-            bool(call.model_version or call.override_revision),
+            choosing.is_exact(call),
             prediction_id,
             wall_ns // 1000,
             self._loop.time(),
             choice.revision,
         )
-
-    def _choose(self, call: Call, table: Table[Target], prediction_id: bytes) -> tuple[Choice, str]:
-        """The choice, and the unit as it is logged: empty where it is unsticky."""
-        plan = table.plan
-        source = Unit(call.parameter, call.unit_metadata, call.request_id or id_text(prediction_id))
-        if call.model_version:
-            exact = Choice(plan.pinned(call.model_version).id, "control", "control", Decision.PIN)
-        elif call.override_revision:
-            exact = Choice(
-                plan.overridden(call.override_revision).id, "control", "control", Decision.OVERRIDE
-            )
-        else:
-            choice, unit, is_sticky = plan.decide(source)
-            return choice, unit if is_sticky else ""
-        unit, is_sticky = plan.unit(source)
-        return plan.named(exact), unit if is_sticky else ""
 
     async def _answer(self, journey: Journey) -> Answer:
         call, is_alone = journey.call, False
@@ -281,7 +197,7 @@ class Gateway:
             table = self._routes.find(journey.call.workspace, journey.call.model_name)
             if table is journey.table:
                 return
-            choice, unit = self._choose(journey.call, table, journey.prediction_id)
+            choice, unit = choosing.choose(journey.call, table.plan, journey.prediction_id)
         except NotFound:
             return  # the endpoint or the version is gone: what is left of the old table decides
         if is_alone and choice.revision != journey.choice.revision:
