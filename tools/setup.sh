@@ -59,6 +59,6 @@ packages=(libs/*/ services/*/ deploy/local/ demo/)
 want=$(digest_of "${packages[@]/%/pyproject.toml}" <(printf '%s\n' "$PWD" "${packages[@]}"))
 if [ "$(cat .venv/.packages 2>/dev/null)" != "$want" ]; then
   say "installing our packages"
-  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -C editable_mode=compat "${packages[@]/#/-e}"
+  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat "${packages[@]/#/-e}"
   echo "$want" >.venv/.packages
 fi
