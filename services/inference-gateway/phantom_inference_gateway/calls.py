@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from phantom_platform.errors import PhantomError
+
 DEFAULT_WORKSPACE = "default"
 DEFAULT_DEADLINE_S = 30.0
 """For calls whose client gave none (contracts §7)."""
@@ -60,6 +62,8 @@ class Answer:
     experiment_version: int = 0
     fallback: bool = False
     retry_after_s: float | None = None
+    # Why it was refused before a replica was chosen; with what it says besides code and message.
+    refusal: PhantomError | None = None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of a unary answer, headers of an HTTP one; all lower case, ASCII."""

@@ -128,11 +128,15 @@ async def _continue(request: web.BaseRequest) -> None:
 
 async def _read(request: web.BaseRequest, limit: int) -> bytes:
     content, pieces, size = request.content, [], 0
-    while piece := await content.readany():
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            raise _too_large(limit)
+    try:
+        while piece := await content.readany():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+    except ConnectionError as error:
+        # Nobody is left to read this; it is no failure of ours to be logged.
+        raise Invalid("the connection ended inside the body", code="incomplete_body") from error
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

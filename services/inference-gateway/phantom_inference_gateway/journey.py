@@ -51,3 +51,7 @@ class Journey:
     # The last attempt that counted, and its revision.
     last: Attempt | None = None
     last_revision: str = ""
+
+    def take(self, choice: Choice, unit: str) -> None:
+        """Go where the choice says."""
+        self.choice, self.unit, self.revision = choice, unit, choice.revision

@@ -176,8 +176,10 @@ async def abort(context: Any, error: PhantomError) -> NoReturn:
 
 def error_of(answer: Answer) -> PhantomError:
     """A failed answer as the error that it is."""
-    error = from_status(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), answer.message, None)
-    error.code = answer.reason or error.code
+    error = answer.refusal
+    if error is None:
+        error = from_status(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), answer.message, None)
+        error.code = answer.reason or error.code
     error.fields.update(prediction_id=id_text(answer.prediction_id), revision=answer.revision)
     if isinstance(error, Unavailable) and answer.retry_after_s is not None:
         error.retry_after_s = answer.retry_after_s

@@ -21,6 +21,7 @@ from phantom_inference_gateway.domain.tables import Table
 from phantom_inference_gateway.journey import Journey, Limits, Source
 from phantom_inference_gateway.ports import Gatekeeper, Observer, Records, RouteTables
 from phantom_platform.errors import Exhausted, NotFound, PhantomError
+from phantom_platform.rpc.status import code_of
 
 __all__ = [
     "Answer",
@@ -73,10 +74,9 @@ class Gateway:
     # -- answering -------------------------------------------------------------------------------------------
 
     async def infer(self, call: Call) -> Answer:
-        """The answer, also where the call failed after its endpoint was known (`status` is then not 0).
+        """The answer, also where the call was refused or failed after its endpoint was known (`status` is then not 0).
 
-        Raises what has no record: NotFound (endpoint or version), Invalid (unit), Exhausted (shed),
-        Unauthenticated, Forbidden, Refused (pinned to what was rolled back).
+        Raises what has no record: NotFound (endpoint), Exhausted (shed), Unauthenticated, Forbidden.
         """
         size = len(call.body)
         try:
@@ -85,17 +85,20 @@ class Gateway:
             if self._gatekeeper.concerns(call):
                 await self._gatekeeper.admit(call)
             table = self._routes.find(call.workspace, call.model_name)
-            if choosing.is_exact(call):
-                await choosing.check_exact(call, table, self._gatekeeper)
-            journey = self._begin(call, table)
         except PhantomError as error:
             self._observer.refuse(error.code)
             raise
+        journey = self._begin(call, table)
         self.in_flight += 1
         self._size += size
-        self.budget.count(journey.started)
         try:
+            if journey.is_exact:
+                await self._check_exact(journey)
+            journey.take(*choosing.choose(call, table.plan, journey.prediction_id))
+            self.budget.count(journey.started)
             return await self._answer(journey)
+        except PhantomError as error:
+            return self._refused(journey, error)
         except asyncio.CancelledError:
             # gRPC itself cancels at a client's deadline, give or take some milliseconds.
             late = self._loop.time() >= call.deadline - _DEADLINE_SLACK_S
@@ -123,20 +126,25 @@ class Gateway:
         )
 
     def _begin(self, call: Call, table: Table[Target]) -> Journey:
+        """The call is on record from here on; until more is known it is the stable revision's."""
         wall_ns = time.time_ns()
-        prediction_id = self._source.mint(wall_ns // 1_000_000)
-        choice, unit = choosing.choose(call, table.plan, prediction_id)
+        stable = table.plan.stable
         return Journey(
             call,
             table,
-            choice,
-            unit,
+            stable,
+            "",
             choosing.is_exact(call),
-            prediction_id,
+            self._source.mint(wall_ns // 1_000_000),
             wall_ns // 1000,
             self._loop.time(),
-            choice.revision,
+            stable.revision,
         )
+
+    async def _check_exact(self, journey: Journey) -> None:
+        call, table = journey.call, journey.table
+        journey.take(*choosing.asked(call, table.plan, journey.prediction_id))
+        await choosing.check_exact(call, table, self._gatekeeper)
 
     async def _answer(self, journey: Journey) -> Answer:
         call, is_alone = journey.call, False
@@ -249,6 +257,23 @@ class Gateway:
             experiment_version=choice.experiment_version,
             fallback=journey.revision != choice.revision,
             retry_after_s=RETRY_AFTER_S if attempt.code == UNAVAILABLE else None,
+        )
+
+    def _refused(self, journey: Journey, error: PhantomError) -> Answer:
+        """Before a replica was chosen: on record with its status, and without features."""
+        status: int = code_of(error).value[0]
+        self._log(journey, status, "")
+        choice = journey.choice
+        return Answer(
+            journey.prediction_id,
+            status,
+            b"",
+            choice.revision,
+            choice.variant,
+            journey.table.version,
+            reason=error.code,
+            message=error.message,
+            refusal=error,
         )
 
     def _log(

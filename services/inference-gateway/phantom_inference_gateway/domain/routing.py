@@ -146,7 +146,7 @@ class Unit:
 class Plan:
     """A route compiled together with its endpoint's experiments. Immutable."""
 
-    __slots__ = ("_experiments", "_key", "_rollout", "_versions", "control", "revisions", "spec")
+    __slots__ = ("_experiments", "_key", "_rollout", "_versions", "control", "revisions", "spec", "stable")
 
     def __init__(self, spec: RouteSpec) -> None:
         self.spec = spec
@@ -156,6 +156,8 @@ class Plan:
         self.control = spec.arms[CONTROL]
         if self.control not in self.revisions:
             raise ValueError(f"the stable revision {self.control!r} is not among the route's revisions")
+        # Of calls that are nobody else's.
+        self.stable = Choice(self.control, CONTROL, CONTROL, Decision.ROLLOUT)
         self._key = metadata_key(spec.hash_field)
         self._rollout = Buckets(spec.salt, spec.allocations, self._rollout_choice)
         self._experiments = [self._compile(each) for each in spec.experiments]
@@ -223,7 +225,7 @@ class Plan:
     def _rollout_choice(self, arm: str) -> Choice:
         revision = self.spec.arms.get(arm, "")
         if revision not in self.revisions:
-            return Choice(self.control, CONTROL, CONTROL, Decision.ROLLOUT)
+            return self.stable
         return Choice(revision, arm, arm, Decision.ROLLOUT)
 
     def _compile(self, spec: ExperimentSpec) -> _Experiment:

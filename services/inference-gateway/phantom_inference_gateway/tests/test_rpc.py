@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from inference import grpc_service_pb2 as oip
 from inference import grpc_service_pb2_grpc as oip_grpc
 from phantom_inference_gateway.access import Access
+from phantom_inference_gateway.calls import id_text
 from phantom_inference_gateway.grpc_server import InferenceServer
 from phantom_inference_gateway.ids import IdMint
 from phantom_inference_gateway.metrics import GatewayMetrics
@@ -110,9 +111,7 @@ async def test_an_answer_carries_its_headers_as_initial_metadata():
         assert headers["phantom-revision"] == "f.1"
         assert headers["phantom-variant"] == "control"
         assert headers["phantom-route-version"] == "1"
-        assert headers["phantom-prediction-id"] == str(
-            __import__("uuid").UUID(bytes=made.log.entries[0].prediction_id)
-        )
+        assert headers["phantom-prediction-id"] == id_text(made.log.entries[0].prediction_id)
         assert made.log.entries[0].unit == "N1"
 
 
@@ -142,7 +141,28 @@ async def test_refusals_have_a_status_and_a_reason():
         floating.parameters["tail_number"].double_param = 1.5
         unit = await refusal(made.stub.ModelInfer(floating))
         assert details(unit).reason == "invalid_unit"
-        assert made.metrics.refused == {"endpoint_not_found": 1, "invalid_unit": 1}
+        assert made.metrics.refused == {"endpoint_not_found": 1}
+
+
+async def test_a_refusal_that_is_on_record_says_its_prediction_id():
+    async with door() as made:
+        asking = request()
+        asking.model_version = "9.9.9"
+        error = await refusal(made.stub.ModelInfer(asking))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        recorded = id_text(made.log.entries[0].prediction_id)
+        assert dict(error.initial_metadata())["phantom-prediction-id"] == recorded
+        found = details(error)
+        assert (found.reason, found.metadata["version"]) == ("version_not_found", "9.9.9")
+        assert found.metadata["prediction_id"] == recorded
+        stream = made.channel.stream_stream(PATH + "ModelStreamInfer")()
+        await stream.write(asking.SerializeToString())
+        await stream.done_writing()
+        (answer,) = [oip.ModelStreamInferResponse.FromString(raw) async for raw in stream]
+        parameters = answer.infer_response.parameters
+        recorded = id_text(made.log.entries[1].prediction_id)
+        assert parameters["phantom_prediction_id"].string_param == recorded
+        assert parameters["phantom_reason"].string_param == "version_not_found"
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "ServerLive", "ServerReady"])
