@@ -84,7 +84,8 @@ class Stack:
 def running_stack(collector: str, keeps_logs: Callable[[], bool]) -> Iterator[Stack]:
     """Everything up, its traces sent to `collector`.
 
-    `PHANTOM_TEST_STACK` names the data directory of a stack that runs already. Nothing is left at the end but, where `keeps_logs` says so then, the logs.
+    `PHANTOM_TEST_STACK` names the data directory of a stack that runs already. Nothing is left at the end but, where
+    `keeps_logs` says so then, the logs.
     """
     if given := os.environ.get("PHANTOM_TEST_STACK"):
         yield Stack.of(Path(given))

@@ -43,6 +43,8 @@ class InferenceClient:
         self.address = address or credentials.gateway_address()
         self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         self._metadata = [("phantom-workspace", workspace)] if workspace != "default" else []
+        # An endpoint keeps its hash field for as long as it exists.
+        self._hash_fields: dict[str, str] = {}
         if token:
             self._metadata.append(("authorization", f"Bearer {token}"))
 
@@ -52,20 +54,20 @@ class InferenceClient:
         rows: Sequence[Mapping[str, Value]],
         *,
         unit: str | None = None,
-        hash_field: str = "user_id",
+        hash_field: str | None = None,
         request_id: str = "",
         version: str = "",
         timeout_s: float = 30.0,
     ) -> Prediction:
         """Predict for rows of named features.
 
-        `unit` is the value of the endpoint's hash field (a user, a device) that stays on one revision; `version` pins
-        a model version. A missing feature is None or absent. Errors: Invalid, naming the tensor; NotFound
-        `endpoint_not_found`; Unavailable.
+        `unit` is the value of the endpoint's hash field (a user, a device) that stays on one revision; the field's
+        name is asked of the endpoint, once, where it is not given. `version` pins a model version. A missing feature
+        is None or absent. Errors: Invalid, naming the tensor; NotFound `endpoint_not_found`; Unavailable.
         """
         request = _request(endpoint, rows, version, request_id)
         if unit is not None:
-            request.parameters[hash_field].string_param = unit
+            request.parameters[hash_field or self._hash_field(endpoint)].string_param = unit
         reply, metadata = self._call("ModelInfer", request, "ModelInferResponse", timeout_s)
         tensors = _tensors(reply)
         classes = next((o.shape[1] for o in reply.outputs if o.name == "probabilities"), 0)
@@ -82,12 +84,13 @@ class InferenceClient:
         )
 
     def metadata(self, endpoint: str) -> dict[str, Any]:
-        """The endpoint's inputs and outputs: name → (datatype, shape)."""
+        """The endpoint's inputs and outputs (name → datatype and shape), versions, and the field of its unit."""
         request = oip.message("ModelMetadataRequest")(name=endpoint)
         reply, _ = self._call("ModelMetadata", request, "ModelMetadataResponse", 10.0)
         return {
             "name": reply.name,
             "versions": list(reply.versions),
+            "hash_field": reply.parameters["hash_field"].string_param,
             "inputs": {t.name: (t.datatype, list(t.shape)) for t in reply.inputs},
             "outputs": {t.name: (t.datatype, list(t.shape)) for t in reply.outputs},
         }
@@ -97,6 +100,11 @@ class InferenceClient:
         return {
             name for name, (datatype, _) in self.metadata(endpoint)["inputs"].items() if datatype == "BYTES"
         }
+
+    def _hash_field(self, endpoint: str) -> str:
+        if endpoint not in self._hash_fields:
+            self._hash_fields[endpoint] = self.metadata(endpoint)["hash_field"]
+        return self._hash_fields[endpoint]
 
     def is_ready(self, endpoint: str = "") -> bool:
         """Whether the gateway, or one endpoint, can answer."""

@@ -318,7 +318,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class RevisionSummary:
-    """What one revision answered, on one arm, by one kind of decision. Times in ms; ratios 0 to 1; None: too little to say."""
+    """What one revision answered, on one arm, by one kind of decision.
+
+    Times in ms; ratios 0 to 1; None where there is too little to say.
+    """
 
     revision: str
     arm: str

@@ -39,7 +39,6 @@ def predict(
         Path | None, typer.Option("--csv", help="with a header line; - for standard input")
     ] = None,
     unit: Annotated[str | None, typer.Option(help="value of the endpoint's hash field")] = None,
-    hash_field: Annotated[str, typer.Option(help="the endpoint's hash field")] = "user_id",
     version: Annotated[str, typer.Option(help="pin a model version")] = "",
     gateway: Annotated[str | None, typer.Option(help="host:port; the local stack's by default")] = None,
     output: OutputOption = Format.TABLE,
@@ -50,7 +49,7 @@ def predict(
     rows_for = _from_json(json_file) if json_file is not None else _from_csv(endpoint, csv_file or Path("-"))
 
     def ask(client: InferenceClient) -> Prediction:
-        return client.predict(endpoint, rows_for(client), unit=unit, hash_field=hash_field, version=version)
+        return client.predict(endpoint, rows_for(client), unit=unit, version=version)
 
     with errors_explained():
         answer = _asked(gateway, ask)

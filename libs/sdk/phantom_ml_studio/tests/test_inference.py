@@ -52,14 +52,19 @@ class Recorder:
 
 def test_rows_become_one_tensor_a_feature_and_answers_become_lists(platform: FakePlatform) -> None:
     seen = Recorder(platform, reply([0.5, 0.75], ["no", "yés"]))
+    described = oip.message("ModelMetadataResponse")(name="e")
+    described.parameters["hash_field"].string_param = "customer"
+    platform.answer("ModelMetadata", described)
     rows: list[dict[str, Value]] = [
         {"amount": 1.5, "count": 3, "flag": True, "city": "Zürich"},
         {"amount": None, "count": -4, "flag": False},
     ]
     with InferenceClient(platform.address) as client:
         answer = client.predict("e", rows, unit="u-1", request_id="r-1", version="1.0.0")
+        client.predict("e", rows, unit="u-1", request_id="r-1", version="1.0.0")
+    assert [name for name, _ in platform.seen].count("ModelMetadata") == 1
     assert (seen.request.model_name, seen.request.model_version, seen.request.id) == ("e", "1.0.0", "r-1")
-    assert seen.request.parameters["user_id"].string_param == "u-1"
+    assert dict(seen.request.parameters)["customer"].string_param == "u-1"
     datatype, shape, raw = seen.column("amount")
     first, second = struct.unpack("<2d", raw)
     assert (datatype, shape, first, math.isnan(second)) == ("FP64", [2, 1], 1.5, True)
