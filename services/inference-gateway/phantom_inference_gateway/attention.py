@@ -42,6 +42,10 @@ def wire(metrics: GatewayMetrics, sources: Sources) -> None:
         "ejections": ("Times a replica was left out", lambda: pool.ejections),
         "frames": ("Frames written to model servers", lambda: pool.frames()[0]),
         "frame_calls": ("Calls in them", lambda: pool.frames()[1]),
+        "draining_records_refused": (
+            "Route records of draining replicas that were not valid, or another endpoint's",
+            lambda: sources.routes.refused_records,
+        ),
         "oip_unlogged": ("Plain OIP answers logged without features", lambda: pool.unlogged),
         "predictions_logged": ("Records given to the prediction log", lambda: stats.records),
         "predictions_dropped": ("Records lost: the spill was full", lambda: stats.records_dropped),
@@ -79,6 +83,7 @@ def needed(metrics: GatewayMetrics, sources: Sources) -> list[str]:
         (sources.records.damaged, "{} spilled batches could not be read back"),
         (metrics.fallbacks, "{} answers fell back to the stable revision"),
         (metrics.shed, "{} calls were refused because too many were under way"),
+        (sources.routes.refused_records, "{} route records of draining replicas were refused"),
         (sources.gateway.budget.refused, "{} retries did not fit the budget"),
     ]
     sentences = [text.format(count) for count, text in told if count]

@@ -37,8 +37,8 @@ class Pool:
         self.unlogged = 0
         # Of connections that were retired: counters never fall.
         self._retired_frames = self._retired_calls = 0
-        # Set by the composition root: a draining replica's id and route record.
-        self.on_draining: Callable[[str, bytes], None] = lambda replica, record: None
+        # Set by the composition root: the endpoint key of a draining replica's stream, its id and its route record.
+        self.on_draining: Callable[[str, str, bytes], None] = lambda key, replica, record: None
 
     async def start(self) -> None:
         await self._sweeper.start()
@@ -140,7 +140,7 @@ class Pool:
         log.info(
             "replica is draining", action="replica_draining", replica=peer.replica_id, endpoint=peer.endpoint
         )
-        self.on_draining(peer.replica_id, record)
+        self.on_draining(f"{peer.workspace}/{peer.endpoint}", peer.replica_id, record)
 
     def _ejected(self, peer: Peer, why: str) -> None:
         self.ejections += 1

@@ -81,6 +81,8 @@ class Routes:
         # workspace → endpoint or alias → endpoint
         self._names: dict[str, dict[str, _Endpoint]] = {}
         self._staging: set[asyncio.Task[None]] = set()
+        # Of draining replicas: not valid, or another endpoint's.
+        self.refused_records = 0
 
     # -- for calls -----------------------------------------------------------------------------------------
 
@@ -111,11 +113,11 @@ class Routes:
 
     def route_changed(self, key: str, record: RouteRecord, version: int) -> None:
         """Take a record; not newer than the known one: ignored. Raises ValueError for one that cannot be served."""
+        if key != f"{record.workspace}/{record.endpoint}" or version != record.version:
+            raise ValueError(f"the record says {record.workspace}/{record.endpoint} version {record.version}")
         endpoint = self._endpoints.get(key) or _Endpoint(key)
         if version <= endpoint.version:
             return
-        if key != f"{record.workspace}/{record.endpoint}" or version != record.version:
-            raise ValueError(f"the record says {record.workspace}/{record.endpoint} version {record.version}")
         Plan(_spec(record, None))  # the route must stand without its experiments
         endpoint.record, endpoint.version = record, version
         self._endpoints[key] = endpoint
@@ -151,18 +153,23 @@ class Routes:
         if endpoint.record is not None:
             self._stage(endpoint)
 
-    def drained_by(self, replica_id: str, route_record: bytes) -> None:
-        """Apply the record that a draining replica carries as if it had come from Kafka."""
+    def drained_by(self, key: str, replica_id: str, route_record: bytes) -> None:
+        """Apply the record that a draining replica carries as if it had come from Kafka.
+
+        `key` is the endpoint of the stream it came on: a record of any other one is refused.
+        """
         if not route_record:
             return
         try:
             record = RouteRecord.model_validate_json(route_record)
-            self.route_changed(f"{record.workspace}/{record.endpoint}", record, record.version)
+            self.route_changed(key, record, record.version)
         except ValueError as error:
+            self.refused_records += 1
             log.error(
-                "a draining replica's route record is not valid",
+                "a draining replica's route record is refused",
                 action="bad_draining_record",
                 replica=replica_id,
+                endpoint=key,
                 reason=str(error),
             )
 

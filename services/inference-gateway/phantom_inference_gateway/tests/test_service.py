@@ -176,6 +176,31 @@ async def test_a_draining_replica_s_record_is_applied_like_one_from_kafka():
         assert setup.routes.find("default", "flights").version == 4
 
 
+async def test_a_draining_replica_s_record_of_another_endpoint_is_refused():
+    async with running() as setup:
+        one, two = await setup.server("r1"), await setup.server("r2")
+        await setup.serve(route(("f.1", [one])))
+        other = route(("f.1", [two]), endpoint="other-prod", aliases=())
+        setup.routes.route_changed("default/other-prod", other, 1)
+        await setup.routes.settled()
+        for endpoint, workspace, version in (
+            ("other-prod", "default", 1),
+            ("other-prod", "default", 9),
+            ("new-prod", "default", 9),
+            ("flights-prod", "team", 9),
+        ):
+            record = route(
+                ("f.1", [one]), version=version, endpoint=endpoint, workspace=workspace, aliases=()
+            )
+            refused = setup.routes.refused_records
+            one.drain(record.model_dump_json().encode())
+            await until(lambda refused=refused: setup.routes.refused_records == refused + 1)
+            await until(lambda: setup.pool.counts() == (2, 2))
+        assert list(setup.routes.progress()) == [KEY, "default/other-prod"]
+        assert setup.routes.find("default", "other-prod").version == 1
+        assert two.open_streams == 1
+
+
 async def test_a_wrong_replica_is_not_used():
     async with running() as setup:
         impostor, two = await setup.server("someone-else"), await setup.server("r2")
