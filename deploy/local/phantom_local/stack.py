@@ -99,7 +99,12 @@ def postgres_child(layout: Layout) -> Child:
 
 def control_child(layout: Layout, settings: StackSettings, kafka: str, postgres: str) -> Child:
     """Registry, deployer, monitor and governance in one process."""
-    env = {"PHANTOM_KAFKA_BOOTSTRAP": kafka, "PHANTOM_POSTGRES_DSN": postgres}
+    env = {
+        "PHANTOM_KAFKA_BOOTSTRAP": kafka,
+        "PHANTOM_POSTGRES_DSN": postgres,
+        # The one control process: where it runs, no process with older code is left.
+        "PHANTOM_RUN_POST_MIGRATIONS": "true",
+    }
     return _python_child(("control", "phantom_local.control"), layout, env, settings.control_ports)
 
 

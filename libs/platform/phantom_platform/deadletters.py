@@ -71,6 +71,14 @@ class DeadLetters:
         )
         return [_dead_letter(row) for row in rows]
 
+    async def count_dead(self) -> int:
+        """How many wait for a replay, at most 1,000."""
+        count: int = await self.database.fetchval(
+            f"SELECT count(*) FROM (SELECT FROM {_JOINED} WHERE d.consumer = $1 AND i.state = 'dead' LIMIT 1000) d",  # noqa: S608
+            self._router.group,
+        )
+        return count
+
     async def show(self, dead_letter_id: str) -> DeadLetter:
         """One of them; `NotFound` (`dead_letter_not_found`)."""
         row = await self.database.fetchrow(

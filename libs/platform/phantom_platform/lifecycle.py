@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar, runtime_checkable
@@ -43,6 +43,14 @@ class Part(Protocol):
 
     async def stop(self) -> None:
         """Finish what was begun, then release everything. Called once, only after `start` returned."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A part with something to say to an operator: what should not be so although it goes on working."""
+
+    def attention(self) -> Sequence[str]:
+        """Sentences, empty where all is well. Never waits: whoever asks wants to know now."""
 
 
 PartT = TypeVar("PartT", bound=Part)
@@ -79,10 +87,6 @@ class Task:
         self._run = run
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = False
-
-    @property
-    def is_alive(self) -> bool:
-        return self._task is not None and not self._task.done()
 
     async def start(self) -> None:
         if self._task is not None:
@@ -125,6 +129,7 @@ class Application:
     servicers: list[Servicer] = field(default_factory=list)
     readiness: dict[str, Callable[[], Readiness]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    concerns: list[Callable[[], Sequence[str]]] = field(default_factory=list)
     _started: list[Part] = field(default_factory=list, repr=False)
     _deaths: list[Death] = field(default_factory=list, repr=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
@@ -134,12 +139,15 @@ class Application:
     def add(self, part: PartT) -> PartT:
         """Append a part; it starts after, and stops before, every part added so far."""
         self.parts.append(part)
+        if isinstance(part, Watched):
+            self.concerns.append(part.attention)
         return part
 
     def merge(self, other: Application) -> None:
         """Take over everything of another service, to run it in this process."""
         self.parts.extend(other.parts)
         self.servicers.extend(other.servicers)
+        self.concerns.extend(other.concerns)
         for name, check in other.readiness.items():
             self.readiness[f"{other.name}.{name}"] = check
 
@@ -149,6 +157,10 @@ class Application:
             return {"lifecycle": self._state}
         verdicts = {name: check() for name, check in self.readiness.items()}
         return {name: verdict.reason or "not ready" for name, verdict in verdicts.items() if not verdict.ok}
+
+    def needing_attention(self) -> list[str]:
+        """What an operator should look at although it serves, each sentence once."""
+        return list(dict.fromkeys(sentence for concern in self.concerns for sentence in concern()))
 
     async def start(self) -> None:
         """Start the parts in order. If one fails, the started ones are stopped and its error is raised."""

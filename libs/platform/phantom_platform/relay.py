@@ -9,6 +9,7 @@ fails is repeated before anything after it: order per key holds through every ou
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
@@ -36,12 +37,17 @@ TEMPORARY_PAUSE_S = 0.2
 PERMANENT_PAUSE_S = 5.0
 MAX_IN_FLIGHT = 4_000
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
+# A relay that does not lead, or an event that is not published, for so long is worth a look.
+LATE_S = 30.0
 
 _LEAD = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
 _NEXT = """
 WITH acknowledged AS (DELETE FROM outbox WHERE id = ANY($1))
 SELECT id, topic, key, value, headers FROM outbox
 WHERE id <> ALL($2) AND topic <> ALL($3) ORDER BY id LIMIT $4
+"""
+_DEPTH = """
+SELECT count(*) AS depth, coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::float AS oldest_s FROM outbox
 """
 
 
@@ -89,7 +95,24 @@ class OutboxRelay:
         self._wake = asyncio.Event()
         self._is_draining = False
         self._drained = asyncio.Event()
+        self._depth = 0
+        self._oldest_s = 0.0
+        self._follows_since = time.monotonic()
+        self._waits_for = "it has just been started"
         self.is_leading = False
+
+    def attention(self) -> list[str]:
+        """Events that do not leave, as of a few seconds ago."""
+        followed_s = 0.0 if self.is_leading else time.monotonic() - self._follows_since
+        if followed_s >= LATE_S:
+            return [
+                f"events of {self._service} are not sent from here for {followed_s:.0f} s: {self._waits_for}"
+            ]
+        if self._oldest_s >= LATE_S:
+            return [
+                f"{self._depth} event(s) of {self._service} wait for Kafka, the oldest for {self._oldest_s:.0f} s"
+            ]
+        return []
 
     async def start(self) -> None:
         await self._task.start()
@@ -108,6 +131,7 @@ class OutboxRelay:
                 async with self._database.session() as connection:
                     await self._lead(connection)
             except Unavailable as error:
+                self._waits_for = str(error)
                 log.warning(
                     "relay waits for Postgres", action="relay_wait", relay=self.name, reason=str(error)
                 )
@@ -116,7 +140,8 @@ class OutboxRelay:
     async def _lead(self, connection: Any) -> None:
         await connection.add_listener(self._database.channel, lambda *_: self._wake.set())
         # Waiting in the database instead would hold back its vacuum.
-        while not await connection.fetchval(_LEAD, f"phantom/relay/{self._database.schema}"):  # noqa: ASYNC110
+        while not await connection.fetchval(_LEAD, f"phantom/relay/{self._database.schema}"):
+            self._waits_for = "another process sends them"
             await asyncio.sleep(LEADER_POLL_S)
         # A deletion lost in a crash repeats an event, no more: it need not wait for the disk.
         await connection.execute("SET synchronous_commit = off")
@@ -127,6 +152,7 @@ class OutboxRelay:
             await self._publish(connection)
         finally:
             self.is_leading = False
+            self._follows_since = time.monotonic()
             self._database.relay_wake = None
             await self._forget()
 
@@ -144,8 +170,8 @@ class OutboxRelay:
                 self._dispatch(row)
             if loop.time() >= next_depth:
                 next_depth = loop.time() + DEPTH_EVERY_S
-                depth = await connection.fetchval("SELECT count(*) FROM outbox")
-                self._metrics.outbox_depth.labels(self._service).set(depth)
+                self._depth, self._oldest_s = await connection.fetchrow(_DEPTH)
+                self._metrics.outbox_depth.labels(self._service).set(self._depth)
             if self._is_draining and not self._in_flight:
                 self._drained.set()
             if room == 0 or len(found) < room:

@@ -61,6 +61,17 @@ class TelemetrySettings(BaseSettings):
     )
 
 
+class MigrationSettings(BaseSettings):
+    """When what older code still needed may go."""
+
+    model_config = _prefixed("PHANTOM_")
+
+    run_post_migrations: bool = Field(
+        default=False,
+        description="apply `post` migrations once ready: only where no process with older code is left",
+    )
+
+
 class DataSettings(BaseSettings):
     """Where files are kept."""
 

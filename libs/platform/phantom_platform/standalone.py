@@ -17,17 +17,20 @@ from phantom_platform.identity.keys import KeySet
 from phantom_platform.identity.tokens import TokenVerifier
 from phantom_platform.kafka import Producer, ensure_topics
 from phantom_platform.lifecycle import Application, Readiness, Task
+from phantom_platform.postgres import Database
 from phantom_platform.rpc.server import GrpcServer
 from phantom_platform.service import ServiceContext
 from phantom_platform.settings import (
     DataSettings,
     GrpcSettings,
     KafkaSettings,
+    MigrationSettings,
     PostgresSettings,
     TelemetrySettings,
 )
 from phantom_platform.telemetry import logs, tracing
 from phantom_platform.telemetry.http import MetricsServer
+from phantom_platform.upkeep import DeadLetterWatch, PostMigrations
 
 log = logs.get(__name__)
 
@@ -96,7 +99,10 @@ def standalone(name: str, *builds: Build) -> Application:
         app.merge(build(context))
     if context.dead_letters:
         app.servicers.append(dead_letter_servicer(context.dead_letters))
+        app.add(DeadLetterWatch(context.dead_letters))
     _doors(app, context, telemetry.metrics_port)
+    if MigrationSettings().run_post_migrations:
+        app.add(PostMigrations([each for each in app.parts if isinstance(each, Database)], app.unready))
     return app
 
 
@@ -106,7 +112,7 @@ def _shared(app: Application, name: str) -> ServiceContext:
     made = app.add(Topics(bootstrap))
     producer = app.add(Producer(bootstrap, client_id=f"phantom-{name}"))
     registry = CollectorRegistry()
-    app.add(key_projection(keys, bootstrap, data_dir / "run" / f"{name}.keys.snapshot", registry))
+    app.add(key_projection(keys, bootstrap, data_dir / name / "snapshots" / "keys", registry))
     app.readiness["topics"] = lambda: Readiness(made.are_there, "Kafka is away: topics are not checked yet")
     app.readiness["keys"] = lambda: Readiness(len(keys) > 0, "no key that verifies tokens is known yet")
     return ServiceContext(
@@ -134,4 +140,12 @@ def _doors(app: Application, context: ServiceContext, metrics_port: int | None) 
         )
     )
     if metrics_port is not None:
-        app.add(MetricsServer(context.registry, grpc.host, metrics_port, app.unready))
+        app.add(
+            MetricsServer(
+                context.registry,
+                grpc.host,
+                metrics_port,
+                app.unready,
+                attention=app.needing_attention,
+            )
+        )

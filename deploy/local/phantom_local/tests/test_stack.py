@@ -17,7 +17,9 @@ def test_a_process_is_told_its_ports_its_servers_and_its_data_directory(layout: 
     assert env["PHANTOM_DATA_DIR"] == str(layout.data_dir)
     control = control_child(layout, StackSettings(), "k:9092", "postgresql://x")
     assert control.usual_ports == {"grpc": 50051, "metrics": 9464}
-    assert control.launch({"grpc": 1, "metrics": 2}).env["PHANTOM_POSTGRES_DSN"] == "postgresql://x"
+    env = control.launch({"grpc": 1, "metrics": 2}).env
+    assert env["PHANTOM_POSTGRES_DSN"] == "postgresql://x"
+    assert env["PHANTOM_RUN_POST_MIGRATIONS"] == "true"
 
 
 def test_the_usual_ports_and_servers_can_be_chosen_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:

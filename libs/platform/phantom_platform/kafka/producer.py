@@ -48,11 +48,6 @@ class Producer:
         self._lost = asyncio.Event()
         self._is_stopping = False
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the first connection has been made; a lost one is re-made by the client itself."""
-        return self._connected.is_set()
-
     async def start(self) -> None:
         self._lost.set()
         await self._connecting.start()

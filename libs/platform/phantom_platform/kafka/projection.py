@@ -24,6 +24,7 @@ from phantom_platform import cloudevents, metrics
 from phantom_platform.clock import Clock, SystemClock
 from phantom_platform.errors import Invalid, Unavailable
 from phantom_platform.kafka import snapshot as snapshots
+from phantom_platform.kafka.closing import close
 from phantom_platform.kafka.failures import CONNECTION_ERRORS, as_phantom
 from phantom_platform.kafka.snapshot import Snapshot, Stored
 from phantom_platform.lifecycle import Task
@@ -37,6 +38,10 @@ SNAPSHOT_EVERY_S = 1.0
 # Tombstones live 7 days: a reader away longer may have missed one. A day less, for clocks and cleaners.
 FORGET_AFTER_S = 6 * 86_400.0
 RETRY_S = 0.5
+# How often Kafka is asked whether it is still there, how long it may take to answer, and when its silence is said.
+LOOK_EVERY_S = 3.0
+LOOK_TIMEOUT_S = 3.0
+LOST_AFTER_S = 10.0
 
 
 class Projection(Generic[T]):
@@ -44,7 +49,8 @@ class Projection(Generic[T]):
 
     `parse(key, value, headers)` makes the value and raises on anything that is not one. `on_changed(key, value,
     version)` and `on_deleted(key, version)` apply it, and may be coroutine functions; an `Unavailable` of theirs is
-    waited for.
+    waited for. `on_lost(key)` is for who must know what Kafka has: the key stands in the snapshot and, read to its
+    end, not in the topic any more; its version counts as new when it comes again. Without it the key is kept.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Projection(Generic[T]):
         parse: Callable[[str, bytes, Mapping[str, bytes]], T],
         on_changed: Callable[[str, T, int], Awaitable[None] | None],
         on_deleted: Callable[[str, int], Awaitable[None] | None],
+        on_lost: Callable[[str], None] | None = None,
         snapshot: Path | None = None,
         clock: Clock | None = None,
         registry: CollectorRegistry | None = None,
@@ -71,6 +78,7 @@ class Projection(Generic[T]):
         self._parse = parse
         self._on_changed = on_changed
         self._on_deleted = on_deleted
+        self._on_lost = on_lost
         self._path = snapshot
         self._clock = clock or SystemClock()
         self._bad_records = metrics.of(registry).bad_records.labels(topic.name)
@@ -81,11 +89,29 @@ class Projection(Generic[T]):
         self._is_dirty = False
         self._is_stopping = False
         self._next_save = 0.0
+        self._heard_at = self._clock.monotonic()
+        self._next_look = 0.0
 
     @property
     def is_stale(self) -> bool:
         """Whether what is known comes from a snapshot, or is nothing: Kafka has not been read to its end yet."""
         return not self.current.is_set()
+
+    def attention(self) -> list[str]:
+        """Versions that cannot be applied; whether what is served is from a snapshot, or Kafka is lost."""
+        name = self._topic.name
+        said = [
+            f"{name}: version {version} of {key} cannot be applied; the last good one is kept"
+            for key, version in self.bad.items()
+        ]
+        silent_s = self._clock.monotonic() - self._heard_at
+        if self.is_stale and self._state.records:
+            said.append(f"{name}: from a snapshot, Kafka has not been read since this process started")
+        elif silent_s >= LOST_AFTER_S:
+            said.append(
+                f"{name}: nothing was heard from Kafka for {silent_s:.0f} s; what was read before is used"
+            )
+        return said
 
     async def start(self) -> None:
         """Applies the snapshot, if there is one, and begins to read."""
@@ -149,10 +175,10 @@ class Projection(Generic[T]):
                     for record in records:
                         await self._take(record, seen)
                 await self._progress(consumer, ends, seen)
+                await self._look(consumer)
         finally:
             self._consumer = None
-            with suppress(Exception):
-                await asyncio.wait_for(consumer.stop(), 3.0)
+            await close(consumer)
 
     async def _from_the_beginning(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
         places = [TopicPartition(self._topic.name, number) for number in range(self._topic.partitions)]
@@ -165,6 +191,16 @@ class Projection(Generic[T]):
         self._state.offsets = {place.partition: await consumer.position(place) for place in places}
         self._consumer = consumer
         return ends
+
+    async def _look(self, consumer: AIOKafkaConsumer) -> None:
+        """Whether Kafka still answers: a poll comes back empty either way."""
+        now = self._clock.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_EVERY_S
+        with suppress(*CONNECTION_ERRORS):
+            await asyncio.wait_for(consumer.end_offsets(consumer.assignment()), LOOK_TIMEOUT_S)
+            self._heard_at = self._clock.monotonic()
 
     async def _progress(
         self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int], seen: set[str]
@@ -240,12 +276,15 @@ class Projection(Generic[T]):
         self._is_dirty = False
 
     async def _forget_deleted(self, seen: set[str]) -> None:
-        """Keys of an old snapshot whose tombstones Kafka no longer has."""
-        if self._clock.now().timestamp() - self._state.saved_at < FORGET_AFTER_S:
+        """Keys of a snapshot that Kafka does not have: of an old one, their tombstones were compacted away."""
+        is_old = self._clock.now().timestamp() - self._state.saved_at >= FORGET_AFTER_S
+        if not is_old and self._on_lost is None:
             return
         for key in [key for key in self._state.records if key not in seen]:
             stored = self._state.records.pop(key)
-            if stored.value is not None:
+            if self._on_lost is not None:
+                self._on_lost(key)
+            elif stored.value is not None:
                 result = self._on_deleted(key, stored.version)
                 if inspect.isawaitable(result):
                     await result

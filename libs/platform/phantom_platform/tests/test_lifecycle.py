@@ -81,6 +81,22 @@ async def test_merged_services_start_and_answer_for_their_readiness_together():
     assert events == ["+a", "+b", "-b", "-a"]
 
 
+def test_what_needs_attention_is_collected_from_parts_and_services_each_sentence_once():
+    class Worried(Recorder):
+        def attention(self) -> list[str]:
+            return ["the outbox grows"]
+
+    events: list[str] = []
+    one, two, process = Application("one"), Application("two"), Application("process")
+    one.add(Worried("a", events))
+    one.add(Recorder("b", events))
+    two.add(Worried("c", events))
+    two.concerns.append(lambda: ["a gateway is silent"])
+    process.merge(one)
+    process.merge(two)
+    assert process.needing_attention() == ["the outbox grows", "a gateway is silent"]
+
+
 @pytest.mark.parametrize("how", ["raises", "returns", "is cancelled by a stranger"])
 async def test_the_death_of_a_task_ends_the_application_with_code_1(how):
     async def work() -> None:
@@ -122,19 +138,21 @@ async def test_a_task_inside_a_part_is_watched_too():
 
 
 async def test_a_task_that_is_stopped_is_no_death():
-    started = asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
         started.set()
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
 
     app = Application("test")
-    task = app.add(Task("consumer", work))
+    app.add(Task("consumer", work))
     await app.start()
     await asyncio.wait_for(started.wait(), 5)
-    assert task.is_alive
     await app.stop()
-    assert not task.is_alive
+    assert ended.is_set()
     assert app._deaths == []
 
 

@@ -226,3 +226,39 @@ async def test_catching_up_is_refused_while_kafka_is_away(world):
     async with started(reader):
         with pytest.raises(Unavailable):
             await reader.caught_up()
+
+
+async def test_it_tells_of_a_snapshot_of_bad_records_and_of_silence(world, running, tmp_path):
+    path = tmp_path / "table"
+    stored = Stored(Entry(version=5, text="old").model_dump_json().encode(), {}, 5)
+    save(path, world.table.name, Snapshot({"k": stored}, {0: 0}, SystemClock().now().timestamp()))
+    clock = FakeClock(SystemClock().now())
+    away = await running(projection(world, Seen(), bootstrap=NOWHERE, snapshot=path, clock=clock))
+    assert ["from a snapshot" in each for each in away.attention()] == [True]
+    nothing = await running(projection(world, Seen(), bootstrap=NOWHERE, clock=clock))
+    assert nothing.attention() == []
+    clock.advance(11)
+    assert ["nothing was heard from Kafka for 11 s" in each for each in nothing.attention()] == [True]
+
+
+async def test_silence_ends_with_the_next_answer(world, running):
+    clock = FakeClock(SystemClock().now())
+    reader = await running(projection(world, Seen(), clock=clock))
+    await asyncio.wait_for(reader.current.wait(), 15)
+    clock.advance(11)
+    assert reader.attention()
+    await until(lambda: reader.attention() == [])
+
+
+async def test_whoever_must_know_is_told_what_kafka_has_lost_and_hears_of_it_when_it_comes_again(
+    world, running, tmp_path
+):
+    path, seen, lost = tmp_path / "table", Seen(), []
+    stored = Stored(Entry(version=5, text="old").model_dump_json().encode(), {}, 5)
+    save(path, world.table.name, Snapshot({"k": stored}, {0: 9}, SystemClock().now().timestamp()))
+    reader = await running(projection(world, seen, snapshot=path, on_lost=lost.append))
+    await asyncio.wait_for(reader.current.wait(), 15)
+    assert lost == ["k"]
+    await put(world, "k", 5, "again")
+    await asyncio.wait_for(reader.caught_up(), 15)
+    assert seen.calls == [("k", "old", 5), ("k", "again", 5)]

@@ -171,3 +171,26 @@ async def test_a_relay_goes_on_after_its_connection_is_lost(world, running):
     await until(lambda: not relay.is_leading)
     await _say(world.database, world, "default/a", "after")
     await until(lambda: _is_empty(world))
+
+
+class MuteProducer(ForgetfulProducer):
+    """Kafka has been away since before the events came."""
+
+    async def send_batch(self, topic, partition, records):
+        raise Unavailable("not reachable")
+
+
+async def test_events_that_wait_for_long_and_a_relay_that_follows_for_long_are_told(
+    world, running, monkeypatch
+):
+    monkeypatch.setattr("phantom_platform.relay.LATE_S", 0.2)
+    monkeypatch.setattr("phantom_platform.relay.DEPTH_EVERY_S", 0.1)
+    relay = await running(OutboxRelay(world.database, MuteProducer(world.producer)))
+    await until(lambda: relay.is_leading)
+    assert relay.attention() == []
+    await _say(world.database, world, "default/a", "hello")
+    (said,) = await until(relay.attention)
+    assert said.startswith("1 event(s) of test wait for Kafka, the oldest for ")
+    follower = await running(OutboxRelay(world.another_database(), world.producer))
+    (said,) = await until(follower.attention)
+    assert said.endswith("another process sends them")
