@@ -23,6 +23,7 @@ from phantom_deployer.service.ports import Store
 from phantom_platform.clock import Clock
 from phantom_platform.errors import Unavailable
 from phantom_platform.kafka import Projection
+from phantom_platform.kafka.closing import close
 from phantom_platform.kafka.failures import CONNECTION_ERRORS
 from phantom_platform.lifecycle import Task
 from phantom_platform.telemetry import logs
@@ -166,8 +167,7 @@ class AckReader:
             while True:
                 await self._look(consumer, partitions)
         finally:
-            with suppress(Exception):
-                await asyncio.wait_for(consumer.stop(), 3.0)
+            await close(consumer)
 
     async def _seek(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """To where reading was left; a topic that ends before that was made anew, and is read whole."""

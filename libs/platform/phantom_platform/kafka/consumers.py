@@ -20,6 +20,7 @@ from phantom_platform import inbox, metrics
 from phantom_platform.clock import Clock
 from phantom_platform.errors import PhantomError, Unavailable
 from phantom_platform.kafka.apply import Applier, Outcome, Transactions
+from phantom_platform.kafka.closing import close
 from phantom_platform.kafka.failures import CONNECTION_ERRORS
 from phantom_platform.kafka.retry import Retries, RetryPolicy
 from phantom_platform.kafka.router import RawRecord, Router
@@ -102,8 +103,7 @@ class Consumers:
             self.assigned.clear()
             with suppress(*CONNECTION_ERRORS):
                 await asyncio.wait_for(self._commit_all(consumer), LAST_COMMIT_S)
-            with suppress(*CONNECTION_ERRORS):
-                await asyncio.wait_for(consumer.stop(), LAST_COMMIT_S)
+            await close(consumer, LAST_COMMIT_S)
             self._forget()
 
     def _make(self) -> AIOKafkaConsumer:

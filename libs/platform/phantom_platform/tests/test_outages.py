@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from phantom_contracts.topics import Topic
 from phantom_platform.clock import SystemClock
 from phantom_platform.ids import uuid7
 from phantom_platform.kafka import Consumers, Producer, Projection, Router, ensure_topics
+from phantom_platform.kafka.closing import close
 from phantom_platform.outbox import OutboxRelay
 from phantom_platform.postgres import Database
 from phantom_platform.testing.events import publish, record
@@ -86,3 +88,16 @@ async def test_events_of_an_outage_arrive_in_order_and_are_applied_once(broker, 
     assert words == [f"{number:03}" for number in range(120)]
     await publish(producer, record(TABLE, "k", Entry(version=1, text="after"), version=1))
     await until(lambda: seen == {"k": "after"}, within_s=30)
+
+
+async def test_a_consumer_is_closed_while_kafka_is_away_and_leaves_nothing_running(broker):
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, enable_auto_commit=False)
+    before = asyncio.all_tasks()
+    await consumer.start()
+    consumer.assign([TopicPartition(TABLE.name, 0)])
+    await consumer.getmany(timeout_ms=100)
+    await asyncio.to_thread(broker.kill)
+    # Its fetch has failed and is to be repeated: `stop` of aiokafka itself would raise a CancelledError now.
+    await until(lambda: not consumer._client._conns)
+    await close(consumer)
+    await until(lambda: not asyncio.all_tasks() - before - {asyncio.current_task()})
