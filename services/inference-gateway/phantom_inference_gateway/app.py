@@ -78,7 +78,7 @@ def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayA
     app.add(key_projection(keys, bootstrap, folder / "snapshots" / "keys.json"))
     producer = app.add(Producer(bootstrap, client_id=f"phantom-gateway-{settings.worker}"))
     followed = _projections(app, routes, bootstrap, folder / "snapshots", registry)
-    metrics = GatewayMetrics()
+    metrics = GatewayMetrics(clock)
     app.gateway = gateway = TracedGateway(
         routes,
         Access(TokenVerifier(keys, clock), is_required=settings.is_auth_required),

@@ -37,6 +37,7 @@ def wire(metrics: GatewayMetrics, sources: Sources) -> None:
     gateway, pool, records, acks = sources.gateway, sources.pool, sources.records, sources.acks
     stats = records.stats
     metrics.versions = lambda: {key: each.applied for key, each in sources.routes.progress().items()}
+    metrics.routed = sources.routes.revisions
     counters: Mapping[str, tuple[str, Callable[[], float]]] = {
         "retries_refused": ("Retries that did not fit the budget", lambda: gateway.budget.refused),
         "ejections": ("Times a replica was left out", lambda: pool.ejections),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -13,11 +13,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from phantom_platform.clock import Clock, SystemClock
+
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STATUS = ("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
            "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
            "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED")  # fmt: skip
 _PREFIX = "phantom_gateway_"
+FORGET_AFTER_S = 3600.0
+"""How long the series of a revision outlive its time in the route."""
 
 
 class _Series:
@@ -34,7 +38,8 @@ class GatewayMetrics(Collector):
     `counters` and `gauges` are read at each scrape: name without prefix → (help, value).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self.retries = self.fallbacks = self.shed = self.cancelled = 0
         # Calls that end before their endpoint is known, by reason.
         self.refused: dict[str, int] = {}
@@ -42,13 +47,18 @@ class GatewayMetrics(Collector):
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         # Endpoint key → applied route version.
         self.versions: Callable[[], Mapping[str, int]] = dict
+        # (endpoint key, revision) of everything in the applied routes; what is no longer there is forgotten in time.
+        self.routed: Callable[[], Collection[tuple[str, str]]] | None = None
         self._series: dict[tuple[str, str, str, int], _Series] = {}
+        # (endpoint key, revision) → when it was first seen to be out of the routes.
+        self._gone: dict[tuple[str, str], float] = {}
 
     def observe(self, key: str, revision: str, variant: str, status: int, seconds: float) -> None:
         """One call ended."""
         labels = (key, revision, variant, status)
         series = self._series.get(labels)
         if series is None:
+            self._forget()  # also where nobody scrapes
             series = self._series[labels] = _Series()
         series.buckets[bisect_left(BOUNDS_S, seconds)] += 1
         series.total_s += seconds
@@ -57,7 +67,20 @@ class GatewayMetrics(Collector):
         """One call ended before its endpoint was known: unparsable, unknown, shed, not allowed."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
+    def _forget(self) -> None:
+        """Drop the series of revisions that have been out of the routes for an hour: each rollout brings new ones."""
+        if self.routed is None:
+            return
+        now, routed = self._clock.monotonic(), self.routed()
+        known = {(key, revision) for key, revision, *_ in self._series}
+        self._gone = {each: self._gone.get(each, now) for each in known if each not in routed}
+        late = {each for each, since in self._gone.items() if now - since >= FORGET_AFTER_S}
+        if late:
+            kept = {labels: series for labels, series in self._series.items() if labels[:2] not in late}
+            self._series = kept
+
     def collect(self) -> Iterable[Metric]:
+        self._forget()
         yield from self._requests()
         refused = CounterMetricFamily(
             f"{_PREFIX}refused", "Calls that left no record, by reason", labels=["reason"]

@@ -187,6 +187,15 @@ class Routes:
             if each.history.applied
         }
 
+    def revisions(self) -> set[tuple[str, str]]:
+        """(endpoint key, revision) of everything that the applied routes hold."""
+        return {
+            (key, revision)
+            for key, each in self._endpoints.items()
+            if each.history.current is not None
+            for revision in each.history.current.plan.revisions
+        }
+
     async def settled(self) -> None:
         """Returns when everything that was taken so far is applied."""
         while self._staging:

@@ -436,6 +436,7 @@ async def test_frames_are_counted_on_when_their_replica_is_gone():
         await setup.serve(route(("f.2", [two]), version=2))
         await setup.gateway.infer(call())
         assert setup.pool.frames() == (2, 2)
+        assert setup.routes.revisions() == {(KEY, "f.2")}
 
 
 async def test_the_endpoint_describes_itself():
