@@ -17,6 +17,7 @@ from phantom_demo import job
 from phantom_demo.people import make_people
 from phantom_demo.summary import print_how_to_call, print_summary
 from phantom_local import children, detached, layout, shutdown, status
+from phantom_ml_studio import PhantomError
 
 REPOSITORY = Path(__file__).parents[2]
 DATA_DIR = Path(os.environ.get("PHANTOM_DEMO_DIR") or REPOSITORY / ".phantom" / "demo")
@@ -41,10 +42,15 @@ def main() -> int:
     shutil.rmtree(DATA_DIR, ignore_errors=True)
     try:
         code = _run(place, keep=arguments.keep)
-    except BaseException:
+    except BaseException as error:
         _say("stopping, since something failed; the logs stay in " + str(DATA_DIR / "logs"))
         _stop(place)
-        raise
+        refused = _refusals(error)
+        if not refused:
+            raise
+        for each in refused:
+            _say(f"{each.message} [{each.code}]")
+        return 1
     if not arguments.keep:
         _stop(place)
     return code
@@ -73,6 +79,16 @@ def _run(place: layout.Layout, *, keep: bool) -> int:
     if broken:
         print(f"\nBROKEN: {'; '.join(broken)}")
     return 1 if broken else 0
+
+
+def _refusals(error: BaseException) -> list[PhantomError]:
+    """The platform's own errors in what was raised; empty where it is anything else."""
+    if isinstance(error, PhantomError):
+        return [error]
+    if isinstance(error, BaseExceptionGroup):
+        inner = [_refusals(each) for each in error.exceptions]
+        return [each for found in inner for each in found] if all(inner) else []
+    return []
 
 
 def _memory(place: layout.Layout) -> Callable[[], float]:

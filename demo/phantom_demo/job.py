@@ -157,16 +157,17 @@ async def roll_out(
     watch = _Watch(people, endpoint, replay, len(april))
     began = time.perf_counter()
     with View() as view:
-        shown = asyncio.create_task(watch.paint(view, began))
-        moved = asyncio.create_task(watch.move())
-        measured = asyncio.create_task(_memory_under_load(replay, memory))
-        ledger = await replay.run()
-        elapsed_s = time.perf_counter() - began
-        used = await measured
-        await moved
-        shown.cancel()
+        # Whichever fails first ends the others.
+        async with asyncio.TaskGroup() as group:
+            shown = group.create_task(watch.paint(view, began))
+            moved = group.create_task(watch.move())
+            measured = group.create_task(_memory_under_load(replay, memory))
+            ledger = await replay.run()
+            elapsed_s = time.perf_counter() - began
+            await asyncio.gather(moved, measured)
+            shown.cancel()
     result = await _judge(people, endpoint, addresses, april, ledger, watch)
-    result.elapsed_s, result.memory_mb, result.steps = elapsed_s, used, watch.steps
+    result.elapsed_s, result.memory_mb, result.steps = elapsed_s, measured.result(), watch.steps
     return result
 
 
