@@ -13,7 +13,7 @@ import asyncpg
 
 from phantom_platform.clock import Clock
 from phantom_platform.errors import Invalid, Unavailable
-from phantom_platform.postgres.failures import translated, unavailable
+from phantom_platform.postgres.failures import DRIVER_ERRORS, translated, unavailable
 from phantom_platform.postgres.migrations import migrate
 from phantom_platform.postgres.transaction import Transaction
 from phantom_platform.telemetry import logs
@@ -106,7 +106,7 @@ class Database:
             )
         try:
             yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except DRIVER_ERRORS as error:
             if (temporary := unavailable(error)) is not None:
                 raise temporary from error
             raise
@@ -126,7 +126,7 @@ class Database:
                 wake = self.relay_wake
                 audited = await work.flush(None if wake is not None else self.channel)
             except BaseException as error:
-                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                with suppress(*DRIVER_ERRORS, OSError, TimeoutError):
                     await transaction.rollback()
                 if (temporary := unavailable(error)) is not None:
                     raise temporary from error
@@ -167,7 +167,7 @@ class Database:
         try:
             yield connection
         finally:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with suppress(*DRIVER_ERRORS, OSError, TimeoutError):
                 await pool.release(connection)
 
     async def _open(self) -> asyncpg.Pool:

@@ -7,6 +7,7 @@ from phantom_platform.clock import SystemClock
 from phantom_platform.errors import Invalid, Unavailable
 from phantom_platform.ids import uuid7
 from phantom_platform.postgres import Database
+from phantom_platform.postgres.failures import translated
 from phantom_platform.postgres.migrations import migrate
 from phantom_platform.testing.waiting import until
 
@@ -163,3 +164,12 @@ async def test_starting_waits_for_postgres(postgres_dsn, tmp_path):
     database._dsn = postgres_dsn
     await asyncio.wait_for(starting, 15)
     await database.stop()
+
+
+def test_a_connection_that_reads_the_farewell_of_a_crashed_server_is_unavailable():
+    # As asyncpg said it when Postgres was killed under an idle connection.
+    said = "cannot switch to state 15; another operation (2) is in progress"
+    with pytest.raises(Unavailable, match="Postgres is away"), translated():
+        raise asyncpg.InternalClientError(said)
+    with pytest.raises(asyncpg.InternalClientError), translated():
+        raise asyncpg.InternalClientError("protocol out of order")
