@@ -27,7 +27,6 @@ SOURCE = "phantom/inference-gateway"
 HEARTBEAT_S = 1.0
 UNREACHABLE_S = 5.0
 """How long Kafka may be unreachable at start before this process serves from its snapshot."""
-CATCH_UP_S = 30.0
 LEAVE_S = 3.0
 
 
@@ -46,7 +45,11 @@ class Followed(Protocol):
 
 
 class Acks:
-    """A part. `start` returns when this process may serve: joined and the routes read, or Kafka unreachable."""
+    """A part. `start` returns when this process may serve: joined and the routes read, or Kafka unreachable.
+
+    While Kafka answers, the snapshot never serves, however long the reading takes. Heartbeats begin with the join:
+    the deployer waits for everybody who has joined, and drops whoever is silent.
+    """
 
     name = "route-acks"
 
@@ -76,6 +79,11 @@ class Acks:
         # Set when everything that was in the topics after the join was acknowledged has been read.
         self._synced = asyncio.Event()
         self._task = Task("route-acks:heartbeat", self._run)
+        # Since when Kafka has owed an acknowledgement, by the loop's time; None while it owes none.
+        self._owed_since: float | None = None
+        # What the last attempt to join or to read failed of.
+        self._trouble = ""
+        self._has_given_up = self._serves_snapshot = False
         self.sent = 0
         self.failed = 0
 
@@ -88,15 +96,41 @@ class Acks:
         """Whether the routes may be older than what Kafka holds."""
         return not self._synced.is_set()
 
+    @property
+    def serves_snapshot(self) -> bool:
+        """Whether it serves although Kafka has not been read since the start."""
+        return self._serves_snapshot and self.is_stale
+
+    @property
+    def unready(self) -> str:
+        """Why this process must not serve yet; empty where it may."""
+        if self._synced.is_set() or self._serves_snapshot:
+            return ""
+        if self._has_given_up:
+            return "Kafka could not be reached at the start and there is no snapshot of the routes"
+        doing = "reading the routes from Kafka" if self.has_joined else "joining through Kafka"
+        return f"{doing}: {self._trouble}" if self._trouble else doing
+
     async def start(self) -> None:
+        self._owed_since = asyncio.get_running_loop().time()
         await self._task.start()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._joined.wait(), self._unreachable_s)
-        if self._joined.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._synced.wait(), CATCH_UP_S)
+        try:
+            await self._synced_or_unreachable()
+        except BaseException:
+            await self.stop()
+            raise
         if self.is_stale:
+            self._has_given_up, self._serves_snapshot = True, bool(self._progress())
             log.warning("serving from the snapshot", action="routes_stale", boot_id=self._boot_id)
+
+    async def _synced_or_unreachable(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self.is_stale:
+            away_s = 0.0 if self._owed_since is None else loop.time() - self._owed_since
+            if away_s >= self._unreachable_s:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._synced.wait(), self._unreachable_s - away_s)
 
     async def stop(self) -> None:
         """After the last answer: say that this process has left."""
@@ -109,9 +143,13 @@ class Acks:
             log.warning("could not say that it leaves", action="leave_failed", reason=str(error))
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         await self._insist(self._join)
-        await self._insist(self._catch_up)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._insist(self._catch_up))
+            group.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
             beat = GatewayHeartbeat(
@@ -141,8 +179,10 @@ class Acks:
         while True:
             try:
                 await act()
+                self._trouble = ""
                 return
             except Unavailable as error:
+                self._trouble = str(error)
                 log.warning("waiting for Kafka", action="acks_wait", reason=str(error))
                 await asyncio.sleep(0.2)
 
@@ -151,7 +191,10 @@ class Acks:
             id=ids.new_id(), source=SOURCE, type=event.type, time=self._clock.now(), traceparent=None
         )
         headers = cloudevents.encode(envelope)
+        if self._owed_since is None:
+            self._owed_since = asyncio.get_running_loop().time()
         await self._producer.send(
             ROUTE_ACKS.name, self._boot_id.encode(), event.model_dump_json().encode(), headers
         )
+        self._owed_since = None
         self.sent += 1

@@ -28,12 +28,12 @@ from phantom_inference_gateway.service import Gateway, Limits, Source
 from phantom_inference_gateway.settings import GatewaySettings
 from phantom_inference_gateway.traced import TracedGateway
 from phantom_inference_gateway.upstreams import StreamRule
-from phantom_platform.clock import SystemClock
+from phantom_platform.clock import Clock, SystemClock
 from phantom_platform.identity.feed import key_projection
 from phantom_platform.identity.keys import KeySet
 from phantom_platform.identity.tokens import TokenVerifier
 from phantom_platform.kafka import Producer, Projection, ensure_topics
-from phantom_platform.lifecycle import Application, Readiness
+from phantom_platform.lifecycle import Application
 from phantom_platform.settings import DataSettings, KafkaSettings, TelemetrySettings
 from phantom_platform.telemetry import logs, tracing
 from phantom_platform.telemetry.http import MetricsServer
@@ -50,8 +50,14 @@ class GatewayApp(Application):
     observation: MetricsServer
     gateway: Gateway
     routes: Routes
+    acks: Acks
     boot_id: str
     attention: Callable[[], list[str]]
+
+    def unready(self) -> dict[str, str]:
+        """As every application's; while it starts, too, it says what of Kafka it waits for."""
+        waits = self.acks.unready
+        return super().unready() | ({"routes": waits} if waits else {})
 
 
 def main() -> Application:
@@ -65,59 +71,65 @@ def main() -> Application:
 def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayApp:
     """One gateway. Must be called inside the event loop that runs it."""
     app = GatewayApp(NAME)
-    app.boot_id = boot_id = str(uuid.uuid4())
+    app.boot_id = str(uuid.uuid4())
     clock, registry = SystemClock(), CollectorRegistry()
     folder = data_dir / "gateway" / settings.worker
     records = app.add(
-        PredictionLog(bootstrap, folder / "spill", boot_id=boot_id, spill_bytes=settings.spill_bytes)
+        PredictionLog(bootstrap, folder / "spill", boot_id=app.boot_id, spill_bytes=settings.spill_bytes)
     )
-    pool = app.add(Pool(boot_id, _rule(settings), random.random))
-    app.routes = routes = Routes(pool, records.set_routed)
-    pool.on_draining = routes.drained_by
+    pool = app.add(Pool(app.boot_id, _rule(settings), random.random))
+    app.routes = Routes(pool, records.set_routed)
+    pool.on_draining = app.routes.drained_by
     keys = KeySet()
     app.add(key_projection(keys, bootstrap, folder / "snapshots" / "keys.json"))
-    producer = app.add(Producer(bootstrap, client_id=f"phantom-gateway-{settings.worker}"))
-    followed = _projections(app, routes, bootstrap, folder / "snapshots", registry)
+    followed = _projections(app, app.routes, bootstrap, folder / "snapshots", registry)
     metrics = GatewayMetrics(clock)
-    app.gateway = gateway = TracedGateway(
-        routes,
+    app.gateway = TracedGateway(
+        app.routes,
         Access(TokenVerifier(keys, clock), is_required=settings.is_auth_required),
         records,
         metrics,
         Source(IdMint(), random.randrange),
         Limits(settings.max_in_flight, settings.max_in_flight_bytes),
     )
-    acks = app.add(
-        Acks(
-            boot_id,
-            producer,
-            followed,
-            routes.progress,
-            lambda: gateway.in_flight,
-            clock,
-            # This process may be the first to need them.
-            prepare=lambda: ensure_topics(bootstrap, _TOPICS),
-            unreachable_s=settings.kafka_patience_s,
-        )
-    )
-    app.add(_Settling(routes))
-    gateway.is_stale = lambda: acks.is_stale
-    gateway.is_ready = lambda: not app.unready()
-    app.readiness["routes"] = lambda: Readiness(
-        not acks.is_stale or bool(routes.progress()),
-        "Kafka could not be reached at the start and there is no snapshot of the routes",
-    )
-    sources = attention.Sources(gateway, pool, records, routes, followed, acks)
+    app.acks = _acks(app, settings, bootstrap, followed, clock)
+    app.gateway.is_stale = lambda: app.acks.is_stale
+    app.gateway.is_ready = lambda: not app.unready()
+    sources = attention.Sources(app.gateway, pool, records, app.routes, followed, app.acks)
     attention.wire(metrics, sources)
     app.attention = lambda: attention.needed(metrics, sources)
     registry.register(metrics)
+    # Before what waits for Kafka, so that it says what is waited for; after the doors have drained it still answers.
     app.observation = app.add(
         MetricsServer(
             registry, settings.host, settings.metrics_port, app.unready, attention=lambda: app.attention()
         )
     )
+    app.add(app.acks)
+    app.add(_Settling(app.routes))
     _doors(app, settings, metrics)
     return app
+
+
+def _acks(
+    app: GatewayApp,
+    settings: GatewaySettings,
+    bootstrap: str,
+    followed: tuple[Projection[RouteRecord], Projection[ExperimentsRecord]],
+    clock: Clock,
+) -> Acks:
+    producer = app.add(Producer(bootstrap, client_id=f"phantom-gateway-{settings.worker}"))
+    return Acks(
+        app.boot_id,
+        producer,
+        followed,
+        app.routes.progress,
+        lambda: app.gateway.in_flight,
+        clock,
+        # This process may be the first to need them.
+        prepare=lambda: ensure_topics(bootstrap, _TOPICS),
+        unreachable_s=settings.kafka_patience_s,
+    )
 
 
 def _doors(app: GatewayApp, settings: GatewaySettings, metrics: GatewayMetrics) -> None:

@@ -93,6 +93,6 @@ def needed(metrics: GatewayMetrics, sources: Sources) -> list[str]:
             f"version {version} of {key} cannot be served; the last good one is kept"
             for key, version in projection.bad.items()
         ]
-    if sources.acks.is_stale:
+    if sources.acks.serves_snapshot:
         sentences.append("the routes are from a snapshot: Kafka has not been read since this process started")
     return sentences + sources.pool.unusable()

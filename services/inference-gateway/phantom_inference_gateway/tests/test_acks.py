@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+import pytest
+
 from phantom_contracts.events.gateway import EndpointProgress
 from phantom_inference_gateway.acks import Acks
 from phantom_inference_gateway.tests.fakes import until
@@ -35,16 +37,27 @@ class Producer:
 
 
 class Projection:
-    def __init__(self, producer):
+    """Is read when `read` is set; raises Unavailable before where it `fails`."""
+
+    def __init__(self, producer, *, is_read=True, fails=False):
         self.reads = []
+        self.read = asyncio.Event()
+        self.fails = fails
         self._producer = producer
+        if is_read:
+            self.read.set()
 
     async def caught_up(self):
+        if self.fails and not self.read.is_set():
+            raise Unavailable("the topic has no leader")
+        await self.read.wait()
         self.reads.append(list(self._producer.kinds))
 
 
-def acks(producer, projection, **changes):
-    progress = {"default/f": EndpointProgress(applied=4, drained=3, experiment=1)}
+PROGRESS = {"default/f": EndpointProgress(applied=4, drained=3, experiment=1)}
+
+
+def acks(producer, projection, progress=PROGRESS, **changes):
     settings = {"unreachable_s": 0.1, "heartbeat_s": 0.02} | changes
     return Acks("boot", producer, (projection,), lambda: progress, lambda: 7, FakeClock(), **settings)
 
@@ -97,6 +110,75 @@ async def test_with_kafka_away_it_starts_stale_and_joins_when_kafka_returns():
     count = len(producer.sent)
     await until(lambda: len(producer.sent) > count)
     await made.stop()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_while_kafka_answers_it_waits_for_its_routes_and_beats(fails):
+    producer = Producer()
+    projection = Projection(producer, is_read=False, fails=fails)
+    made = acks(producer, projection, unreachable_s=0.1)
+    starting = asyncio.create_task(made.start())
+    # Ten heartbeats are 0.2 s: twice as long as Kafka may be unreachable.
+    await until(lambda: producer.kinds.count("GatewayHeartbeat") >= 10)
+    assert not starting.done()
+    assert producer.sent[1][2]["endpoints"]["default/f"] == {"applied": 4, "drained": 3, "experiment": 1}
+    expected = "reading the routes from Kafka"
+    assert made.unready == (f"{expected}: the topic has no leader" if fails else expected)
+    assert (made.is_stale, made.serves_snapshot) == (True, False)
+    projection.read.set()
+    async with asyncio.timeout(5):
+        await starting
+    assert (made.is_stale, made.unready) == (False, "")
+    await made.stop()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_where_kafka_goes_away_before_the_routes_are_read_the_snapshot_serves(hangs):
+    producer = Producer()
+    projection = Projection(producer, is_read=False)
+    made = acks(producer, projection)
+    starting = asyncio.create_task(made.start())
+    await until(lambda: producer.kinds.count("GatewayHeartbeat") >= 2)
+    assert not starting.done()
+    producer.hangs, producer.up = hangs, hangs
+    async with asyncio.timeout(5):
+        await starting
+    assert (made.is_stale, made.serves_snapshot, made.unready) == (True, True, "")
+    producer.hangs, producer.up = False, True
+    projection.read.set()
+    await until(lambda: not made.is_stale)
+    assert not made.serves_snapshot
+    await made.stop()
+
+
+async def test_without_a_snapshot_it_is_not_ready_before_everything_is_read():
+    producer = Producer(up=False)
+    progress = {}
+    projection = Projection(producer, is_read=False)
+    made = acks(producer, projection, progress)
+    assert made.unready == "joining through Kafka"
+    await made.start()
+    assert "no snapshot" in made.unready
+    producer.up = True
+    await until(lambda: made.has_joined)
+    progress |= PROGRESS  # some of the routes were read
+    assert "no snapshot" in made.unready
+    projection.read.set()
+    await until(lambda: not made.unready)
+    await made.stop()
+
+
+async def test_one_that_is_stopped_while_it_waits_says_that_it_leaves():
+    producer = Producer()
+    made = acks(producer, Projection(producer, is_read=False))
+    starting = asyncio.create_task(made.start())
+    await until(lambda: "GatewayHeartbeat" in producer.kinds)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert producer.kinds[-1] == "GatewayLeft"
+    count = len(producer.sent)
+    await asyncio.sleep(0.06)
+    assert len(producer.sent) == count
 
 
 async def test_a_process_that_never_joined_does_not_leave():

@@ -178,7 +178,7 @@ async def test_without_kafka_it_serves_from_its_snapshot_and_says_so(kafka_boots
             await publish(route(endpoint, ("f.1", [one]), version=50))
         async with gateway(kafka_bootstrap, tmp_path):
             pass
-        async with gateway("127.0.0.1:1", tmp_path, kafka_patience_s=0.3) as app:
+        async with gateway("127.0.0.1:1", tmp_path, kafka_patience_s=1.0) as app:
             assert (await ask(app.grpc.port, endpoint, "q"))["phantom-route-version"] == "50"
             status, body = await ready(app.observation.port)
             assert status == 200
@@ -199,6 +199,24 @@ async def test_without_kafka_and_snapshot_it_is_not_ready(tmp_path):
         assert status == 503
         assert "no snapshot" in body["reasons"]["routes"]
         assert not app.gateway.server_ready()
+
+
+async def test_while_it_starts_it_says_what_it_waits_for(tmp_path):
+    app = build(GatewaySettings(**SETTINGS | {"kafka_patience_s": 30.0}), "127.0.0.1:1", tmp_path)
+    starting = asyncio.create_task(app.start())
+    try:
+        await until(lambda: app.observation.port)
+        async with asyncio.timeout(20):
+            while "routes" not in (found := await ready(app.observation.port))[1]["reasons"]:
+                pass
+        status, body = found
+        assert (status, body["reasons"]["lifecycle"]) == (503, "starting")
+        assert body["reasons"]["routes"].startswith("joining through Kafka")
+        assert "snapshot" not in " ".join(body["attention"])
+    finally:
+        starting.cancel()
+        async with asyncio.timeout(60):
+            await asyncio.wait([starting])
 
 
 async def test_a_taken_port_is_refused_with_what_to_do(tmp_path):
