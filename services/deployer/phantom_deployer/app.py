@@ -48,7 +48,7 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
     """Postgres, what Kafka tells, the use cases over both, the door in front, the reconciler behind."""
     app = Application("deployer")
     database = app.add(_database(context))
-    app.add(OutboxRelay(database, context.producer))
+    app.add(OutboxRelay(database, context.producer, registry=context.registry))
     store, metrics = PostgresDeployments(database), Metrics(context.registry)
     channel = control_channel(context.control_address, context.token_source("deployer"))
     backend = _backend(context, settings, channel)
@@ -56,9 +56,22 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
 
     acks, bell = Acknowledgements(), Bell()
     reader = app.add(AckReader(context.kafka_bootstrap, store, acks, context.clock, bell, metrics))
-    routes = app.add(routes_projection(context.kafka_bootstrap, acks, context.clock, bell, context.registry))
+    snapshots = context.data_dir / "deployer" / "snapshots"
+    routes = app.add(
+        routes_projection(
+            context.kafka_bootstrap,
+            acks,
+            context.clock,
+            bell,
+            snapshot=snapshots / "routes",
+            registry=context.registry,
+        )
+    )
     experiments = RunningExperiments(
-        context.kafka_bootstrap, lambda key: reconciler.wake_key(key), context.registry
+        context.kafka_bootstrap,
+        lambda key: reconciler.wake_key(key),
+        snapshot=snapshots / "experiments",
+        registry=context.registry,
     )
     convergence = Convergence(
         store,

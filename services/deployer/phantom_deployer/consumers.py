@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -38,7 +39,13 @@ RETRY_S = 0.5
 
 
 def routes_projection(
-    bootstrap: str, acks: Acknowledgements, clock: Clock, bell: Bell, registry: CollectorRegistry
+    bootstrap: str,
+    acks: Acknowledgements,
+    clock: Clock,
+    bell: Bell,
+    *,
+    snapshot: Path | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> Projection[None]:
     """Our own records read back: only what is in Kafka can reach a gateway."""
 
@@ -52,14 +59,28 @@ def routes_projection(
         parse=lambda key, value, headers: None,
         on_changed=lambda key, nothing, version: confirm(key, version),
         on_deleted=confirm,
+        # It was there once, says the snapshot: it is published again, and counts from then.
+        on_lost=acks.lost,
+        snapshot=snapshot,
         registry=registry,
     )
 
 
 class RunningExperiments:
-    """Which revisions running experiments use. `changed` is told the endpoint's key."""
+    """Which revisions running experiments use. `changed` is told the endpoint's key.
 
-    def __init__(self, bootstrap: str, changed: Callable[[str], None], registry: CollectorRegistry) -> None:
+    While Kafka has not been read, what the snapshot says is not used to decide: it may name a revision too few, whose
+    replicas would be taken away. Routes then stay as Postgres has them.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        changed: Callable[[str], None],
+        *,
+        snapshot: Path | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
         self._records: dict[str, ExperimentsRecord] = {}
         self._changed = changed
         self.projection: Projection[ExperimentsRecord] = Projection(
@@ -68,6 +89,7 @@ class RunningExperiments:
             parse=lambda key, value, headers: ExperimentsRecord.model_validate_json(value),
             on_changed=self._put,
             on_deleted=self._remove,
+            snapshot=snapshot,
             registry=registry,
         )
 
@@ -127,6 +149,13 @@ class AckReader:
         self._next_save = 0.0
         # Set once everything that was in the topic at the start has been read.
         self.current = asyncio.Event()
+
+    def attention(self) -> list[str]:
+        """Gateways that were not heard for long while we listened without interruption."""
+        return [
+            f"gateway {each.boot_id} was not heard for {each.silence_s:.0f} s: withdrawals no longer wait for it"
+            for each in self._acks.silent()
+        ]
 
     async def start(self) -> None:
         """Gateways of the table count from here on."""
@@ -189,9 +218,9 @@ class AckReader:
         self._acks.at_end(asked_at)
         self.current.set()
         self._gone.update(self._acks.forget())
-        live = sum(not each.is_silent for each in self._acks.gateways.values())
-        self._metrics.gateways.labels("live").set(live)
-        self._metrics.gateways.labels("silent").set(len(self._acks.gateways) - live)
+        silent = len(self._acks.silent())
+        self._metrics.gateways.labels("live").set(len(self._acks.gateways) - silent)
+        self._metrics.gateways.labels("silent").set(silent)
         await self._save_due()
         self._bell.ring()
         await self._take(consumer, timeout_ms=LOOK_EVERY_MS)

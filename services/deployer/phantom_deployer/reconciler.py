@@ -224,12 +224,12 @@ class Reconciler:
             await self._convergence.forget_answers(REQUESTS_KEPT)
 
     def _show(self, key: Key, phases: Mapping[str, int]) -> None:
-        known = self._shown.setdefault(key, set())
-        for phase in known - set(phases):
+        for phase in self._shown.pop(key, set()) - set(phases):
             self._metrics.replicas.remove(*key, phase)
         for phase, count in phases.items():
             self._metrics.replicas.labels(*key, phase).set(count)
-        self._shown[key] = set(phases)
+        if phases:
+            self._shown[key] = set(phases)
 
 
 def _phases(deployment: Deployment) -> dict[str, int]:

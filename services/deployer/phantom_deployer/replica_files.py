@@ -29,6 +29,11 @@ class ReplicaFiles:
         return self.folder / f"{self.replica_id}.launch.json"
 
     @property
+    def unfinished_path(self) -> Path:
+        """A launch file that is being written."""
+        return self.folder / f"{self.replica_id}.launch.new"
+
+    @property
     def lock_path(self) -> Path:
         return self.folder / f"{self.replica_id}.lock"
 
@@ -71,7 +76,7 @@ class ReplicaFiles:
         """By rename, readable by us alone: it holds secrets. What an earlier life wrote is removed first."""
         self.prepare()
         self.replica_path.unlink(missing_ok=True)
-        new = self.launch_path.with_suffix(".new")
+        new = self.unfinished_path
         new.unlink(missing_ok=True)
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -96,11 +101,12 @@ class ReplicaFiles:
 
     def remove(self) -> None:
         """Once the process has ended for good. Its log stays."""
-        for path in (self.launch_path, self.replica_path, self.lock_path):
+        for path in (self.launch_path, self.unfinished_path, self.replica_path, self.lock_path):
             with suppress(OSError):
                 path.unlink()
 
 
 def known_replicas(data_dir: Path) -> list[str]:
-    """Ids of all replicas that have a lock file here."""
-    return sorted(path.name.removesuffix(".lock") for path in (data_dir / "replicas").glob("*.lock"))
+    """Ids of all replicas that left a lock here, or a launch file: a start may fail before there is a lock."""
+    folder, traces = data_dir / "replicas", (".lock", ".launch.json", ".launch.new")
+    return sorted({path.name.removesuffix(trace) for trace in traces for path in folder.glob(f"*{trace}")})

@@ -30,7 +30,7 @@ def build(context: ServiceContext, settings: RegistrySettings) -> Application:
             source="phantom/registry",
         )
     )
-    app.add(OutboxRelay(database, context.producer))
+    app.add(OutboxRelay(database, context.producer, registry=context.registry))
     artifacts = app.add(
         LocalArtifacts(
             context.data_dir / "artifacts",

@@ -79,10 +79,6 @@ class Acknowledgements:
     def gateways(self) -> Mapping[str, Gateway]:
         return self._gateways
 
-    @property
-    def read_through(self) -> float | None:
-        return self._read_through
-
     def join(self, boot_id: str, seen: datetime | None = None) -> bool:
         """A join record, or a boot id from the table. True where it was not known."""
         is_new = boot_id not in self._gateways
@@ -127,6 +123,14 @@ class Acknowledgements:
         known = self._confirmed.get(endpoint)
         if known is None or version > known.version:
             self._confirmed[endpoint] = _Confirmed(version, at)
+
+    def lost(self, endpoint: str) -> None:
+        """No version of that route is in Kafka any more, though one was."""
+        self._confirmed.pop(endpoint, None)
+
+    def silent(self) -> list[Gateway]:
+        """Those that nothing waits for any more."""
+        return [gateway for gateway in self._gateways.values() if gateway.is_silent]
 
     def confirmed(self, endpoint: str) -> int:
         """The newest version of that route known to be in Kafka, 0 where none."""

@@ -32,6 +32,8 @@ async def commit(
     """Save the deployment, publish its route where that changes, announce what happened. Returns it as saved."""
     happened = tuple(happened)
     after = await _publish(work, after, experiments)
+    if after.is_deleting and after.aliases and (after.is_deleted or before is None or not before.is_deleting):
+        after = await _bequeath(work, after, actor=actor, experiments=experiments)
     if after == before and not happened:
         return after
     for fact in happened:
@@ -41,6 +43,23 @@ async def commit(
         await work.free_names(after.workspace, after.id)
     await work.save(before, after)
     return after
+
+
+async def _bequeath(work: Work, leaving: Deployment, *, actor: str, experiments: Experiments) -> Deployment:
+    """The oldest other deployment of the model there takes the aliases over. Without one they go with the deployment.
+
+    Called when its deletion begins, so that the alias goes on answering, and once more when it ends. An heir that
+    is being deleted itself waits for nobody's row, so two of these cannot wait for each other.
+    """
+    for heir_id in await work.heirs(leaving):
+        heir = await work.lock(leaving.workspace, heir_id)
+        if heir is None or heir.is_deleting:
+            continue
+        await work.move_names(leaving.workspace, leaving.aliases, heir.id)
+        richer = replace(heir, aliases=(*heir.aliases, *leaving.aliases))
+        await commit(work, heir, richer, (), actor=actor, experiments=experiments)
+        return replace(leaving, aliases=())
+    return leaving
 
 
 async def repeat_lost(work: Work, deployment: Deployment, confirmed: int) -> bool:

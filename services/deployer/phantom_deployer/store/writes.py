@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from phantom_contracts import topics
@@ -74,6 +74,21 @@ class Writes(Reads):
         """False where a deployment, or its alias, has it."""
         sql = "INSERT INTO names VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
         return await self._tx.execute(sql, workspace, name, deployment_id) == "INSERT 0 1"
+
+    async def move_names(self, workspace: str, names: Sequence[str], deployment_id: str) -> None:
+        """They are another deployment's from now on."""
+        sql = "UPDATE names SET deployment_id = $3 WHERE workspace = $1 AND name = ANY($2)"
+        await self._tx.execute(sql, workspace, list(names), deployment_id)
+
+    async def heirs(self, leaving: Deployment) -> list[str]:
+        """Other deployments of its model in its environment that are there to stay, oldest first."""
+        sql = """
+            SELECT deployment_id FROM deployments
+            WHERE workspace = $1 AND environment = $2 AND model_id = $3 AND deployment_id <> $4
+                AND NOT is_deleting AND NOT is_deleted
+            ORDER BY created_at, deployment_id"""
+        found = await self._tx.fetch(sql, leaving.workspace, leaving.environment, leaving.model_id, leaving.id)
+        return [each["deployment_id"] for each in found]
 
     async def free_names(self, workspace: str, deployment_id: str) -> None:
         sql = "DELETE FROM names WHERE workspace = $1 AND deployment_id = $2"

@@ -155,6 +155,47 @@ async def test_deletion_ends_the_route_then_the_replicas_and_frees_the_names(dep
     assert (await deployer.route()).version == 3
 
 
+async def test_the_alias_of_a_deleted_deployment_goes_to_the_oldest_of_its_model(deployer: Deployer) -> None:
+    await deployer.deploy()
+    for name in ("fraud-second", "fraud-third"):
+        deployer.clock.advance(1.0)
+        await deployer.deploy(deployment_id=name)
+        await deployer.settle(3, name)
+    await deployer.settle(3)
+    await deployer.deployments.delete(deployer.call(), "fraud-prod")
+    assert (await deployer.get("fraud")).id == "fraud-second"
+    assert (await deployer.route("fraud-second")).aliases == ("fraud",)
+    assert (await deployer.route("fraud-third")).aliases == ()
+    await deployer.settle()
+    assert (await deployer.get("fraud")).id == "fraud-second"
+
+
+async def test_the_alias_of_the_last_one_is_free_again_or_goes_to_who_came_meanwhile(
+    deployer: Deployer,
+) -> None:
+    await deployer.deploy()
+    await deployer.settle(3)
+    await deployer.deployments.delete(deployer.call(), "fraud-prod")
+    assert (await deployer.get("fraud")).id == "fraud-prod"
+    await deployer.deploy(deployment_id="fraud-late")
+    assert (await deployer.get("fraud-late")).aliases == ()
+    await deployer.settle()
+    assert (await deployer.get("fraud")).id == "fraud-late"
+    await deployer.settle(3, "fraud-late")
+    assert (await deployer.route("fraud-late")).aliases == ("fraud",)
+
+
+async def test_two_deletions_at_once_leave_the_alias_to_who_stays(deployer: Deployer) -> None:
+    await deployer.deploy()
+    for name in ("fraud-second", "fraud-third"):
+        deployer.clock.advance(1.0)
+        await deployer.deploy(deployment_id=name)
+    await asyncio.gather(
+        *(deployer.deployments.delete(deployer.call(), name) for name in ("fraud-prod", "fraud-second"))
+    )
+    assert (await deployer.get("fraud")).id == "fraud-third"
+
+
 async def test_a_corrupt_candidate_fails_and_the_old_revision_serves_on(deployer: Deployer) -> None:
     await deployer.deploy()
     await deployer.settle(3)

@@ -229,6 +229,26 @@ async def test_a_stranger_is_drained_and_its_traces_removed(bench: Bench) -> Non
     assert backend.present() == []
 
 
+async def test_a_start_that_failed_before_there_was_a_lock_leaves_no_secrets_behind(bench: Bench) -> None:
+    deployment, replica = deployment_of("model.json")
+    bench.backend._spawn = _fail  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no process"):
+        await bench.backend.launch(deployment, replica)
+    files = bench.files(replica)
+    files.unfinished_path.write_text("half a launch file")
+    assert not files.lock_path.exists()
+    backend = bench.again()
+    assert backend.present() == [replica.id]
+    await backend.dismiss(replica.id)
+    assert backend.present() == []
+    assert not files.launch_path.exists()
+    assert not files.unfinished_path.exists()
+
+
+def _fail(files: ReplicaFiles) -> None:
+    raise OSError("no process can be started")
+
+
 async def test_silence_is_measured_from_the_last_answer(bench: Bench) -> None:
     deployment, _, seen = await started(bench)
     os.kill(seen.pid, signal.SIGSTOP)

@@ -85,6 +85,17 @@ async def test_a_woken_deployment_is_worked_on_at_once(flaky: tuple[Flaky, Recon
     assert made.passes[-1][1] - woken < 0.5
 
 
+async def test_a_deployment_that_is_gone_leaves_nothing_in_memory_or_metrics(
+    flaky: tuple[Flaky, Reconciler],
+) -> None:
+    made, reconciler = flaky
+    reconciler._show(("default", "gone"), {"ready": 2})
+    reconciler.wake("default", "gone")
+    await until(lambda: "gone" in [name for name, _ in made.passes])
+    await until(lambda: not reconciler._running)
+    assert reconciler._shown == {}
+
+
 async def test_few_deployments_are_worked_on_at_once_and_each_by_one_pass(
     flaky: tuple[Flaky, Reconciler],
 ) -> None:
