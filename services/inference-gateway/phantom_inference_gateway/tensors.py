@@ -5,6 +5,7 @@ Rules where JSON and tensors disagree, stated once:
 - Numbers must fit their datatype; a fractional number in an integer tensor is refused, as is a number in a BOOL one.
 - JSON has no NaN: `null` in an FP32 or FP64 tensor is NaN (a missing value), and NaN is answered as `null`.
   Infinity can be sent and asked for as binary data only.
+- Every FP16 and FP32 is answered as the FP64 that equals it: 0.1 in FP32 as 0.10000000149011612.
 - BYTES are UTF-8 strings; others are binary data only. FP16 and BF16 can be sent as binary data only.
 """
 
@@ -110,7 +111,9 @@ def json_from_raw(tensor: str, datatype: str, shape: Sequence[int], raw: bytes) 
     values = np.frombuffer(raw, kind)
     if kind.kind == "f" and np.isinf(values).any():
         raise _inexpressible(tensor, "it has infinite values")
-    return values
+    # As FP64, which holds each of them exactly: the shortest text that only a 32-bit reader takes for the same number
+    # is another one to everybody else, since JSON's numbers are read as FP64 (46213432 would be sent as 46213430).
+    return values.astype(np.float64) if kind.kind == "f" else values
 
 
 def split_texts(raw: bytes) -> Iterator[bytes]:

@@ -284,7 +284,7 @@ def answer(*outputs: tuple[str, str, list[int], bytes], **more: Any) -> bytes:
 def test_an_answer_becomes_json() -> None:
     body = answer(
         ("label", "BYTES", [2], texts("late", "für")),
-        ("p", "FP32", [2, 2], struct.pack("<4f", 0.1, 0.9, 0.25, 0.75)),
+        ("p", "FP32", [2, 2], struct.pack("<4f", 0.1, 0.5, 0.25, 0.75)),
         id="id-1",
     )
     response = ModelInferResponse.FromString(body)
@@ -305,7 +305,12 @@ def test_an_answer_becomes_json() -> None:
                 "data": ["late", "für"],
                 "parameters": {"content_type": "str"},
             },
-            {"name": "p", "datatype": "FP32", "shape": [2, 2], "data": [0.1, 0.9, 0.25, 0.75]},
+            {
+                "name": "p",
+                "datatype": "FP32",
+                "shape": [2, 2],
+                "data": [float(np.float32(0.1)), 0.5, 0.25, 0.75],
+            },
         ],
     }
 
@@ -410,6 +415,20 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
         if "INT" in datatype
     },
 }
+
+
+def test_floats_are_answered_as_the_numbers_that_they_are() -> None:
+    for datatype, values in (
+        (
+            "FP32",
+            [46213432.0, 0.10000000149011612, 1.401298464324817e-45, 3.4028234663852886e38, 16777216.0],
+        ),
+        ("FP16", [0.0999755859375, 65504.0, 5.960464477539063e-08]),
+        ("FP64", [0.1, 5e-324, 1.7976931348623157e308]),
+    ):
+        raw = np.array(values, tensors._NUMPY[datatype]).tobytes()
+        text, _ = render_response(answer(("x", datatype, [len(values)], raw)), JSON_REPLY)
+        assert orjson.loads(text)["outputs"][0]["data"] == values
 
 
 @given(st.data())
