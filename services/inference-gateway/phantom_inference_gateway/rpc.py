@@ -155,9 +155,9 @@ class InferenceDoor:
 
     async def _admitted(self, body: bytes, context: Any) -> str:
         """The workspace that a call about a model is for, where its caller may ask. Fields 1 and 2 are a head's."""
-        metadata = dict(context.invocation_metadata())
-        call = call_of(read_head(body), body, metadata, context.time_remaining(), self._loop.time())
         try:
+            metadata = dict(context.invocation_metadata())
+            call = call_of(read_head(body), body, metadata, context.time_remaining(), self._loop.time())
             await self.gateway.admit(call)
         except PhantomError as error:
             await abort(context, error)

@@ -178,6 +178,15 @@ async def test_broken_bytes_are_an_invalid_argument_on_every_method(method):
             assert details(error).reason == "unparsable_request"
 
 
+@pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
+async def test_what_only_the_routing_fields_refuse_is_an_invalid_argument_too(method):
+    async with door() as made:
+        unknown_field_3 = b"\x0a\x07flights\x1a\x02\xff\xfe"
+        error = await refusal(made.raw(method)(unknown_field_3))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(error).reason == "unparsable_request"
+
+
 async def test_a_request_of_100_mb_is_refused_and_one_of_60_is_served():
     async with door() as made:
         huge = request().SerializeToString() + b"\x3a\x80\xe1\xeb\x17" + bytes(50_000_000)
