@@ -15,7 +15,7 @@ from typing import Any
 
 from phantom_demo import job
 from phantom_demo.people import make_people
-from phantom_demo.summary import print_how_to_call, print_summary
+from phantom_demo.summary import how_to_call, print_summary, write_request
 from phantom_local import children, detached, layout, shutdown, status
 from phantom_ml_studio import PhantomError
 
@@ -74,7 +74,8 @@ def _run(place: layout.Layout, *, keep: bool) -> int:
     result = asyncio.run(job.roll_out(people, endpoint, addresses, _memory(place), _say))
     print_summary(result, ready_s)
     if keep:
-        print_how_to_call(stack, endpoint, str(DATA_DIR), str(DASHBOARD))
+        write_request(DATA_DIR / "request.json")
+        print(how_to_call(stack, endpoint, DATA_DIR, DASHBOARD))
     broken = [verdict.name for verdict in result.verdicts if not verdict.holds]
     if broken:
         print(f"\nBROKEN: {'; '.join(broken)}")

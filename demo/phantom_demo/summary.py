@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from phantom_demo.job import OLD, Result
+from phantom_demo.job import Result
 from phantom_demo.view import Moment, table
 
 
@@ -40,45 +43,60 @@ def print_summary(result: Result, ready_s: float) -> None:
         print(f"  {'holds ' if verdict.holds else 'BROKEN'}  {verdict.name}: {verdict.evidence}")
 
 
-def print_how_to_call(stack: dict[str, object], endpoint: str, data_dir: str, dashboard: str) -> None:
-    """Copy and paste."""
-    gateways = stack["gateways"]
-    assert isinstance(gateways, list)
-    grpc, http, metrics = (gateways[0][name] for name in ("grpc", "http", "metrics"))
-    inputs = (
-        '{"name":"carrier","datatype":"BYTES","shape":[1,1],"data":["UA"]},'
-        '{"name":"origin","datatype":"BYTES","shape":[1,1],"data":["EWR"]},'
-        '{"name":"dest","datatype":"BYTES","shape":[1,1],"data":["IAH"]},'
-        '{"name":"weekday","datatype":"FP64","shape":[1,1],"data":[0]},'
-        '{"name":"departure_minute","datatype":"FP64","shape":[1,1],"data":[1020]},'
-        '{"name":"arrival_minute","datatype":"FP64","shape":[1,1],"data":[1210]},'
-        '{"name":"distance","datatype":"FP64","shape":[1,1],"data":[1400]},'
-        '{"name":"temp","datatype":"FP64","shape":[1,1],"data":[48]},'
-        '{"name":"dewp","datatype":"FP64","shape":[1,1],"data":[40]},'
-        '{"name":"humid","datatype":"FP64","shape":[1,1],"data":[70]},'
-        '{"name":"wind_dir","datatype":"FP64","shape":[1,1],"data":[250]},'
-        '{"name":"wind_speed","datatype":"FP64","shape":[1,1],"data":[12]},'
-        '{"name":"wind_gust","datatype":"FP64","shape":[1,1],"data":[20]},'
-        '{"name":"precip","datatype":"FP64","shape":[1,1],"data":[0.1]},'
-        '{"name":"pressure","datatype":"FP64","shape":[1,1],"data":[1009]},'
-        '{"name":"visib","datatype":"FP64","shape":[1,1],"data":[6]}'
-    )
-    print(f"""
+# One flight, as a client sends it.
+REQUEST: dict[str, tuple[str, str | float]] = {
+    "carrier": ("BYTES", "UA"),
+    "origin": ("BYTES", "EWR"),
+    "dest": ("BYTES", "IAH"),
+    "weekday": ("FP64", 0),
+    "departure_minute": ("FP64", 1020),
+    "arrival_minute": ("FP64", 1210),
+    "distance": ("FP64", 719),
+    "temp": ("FP64", 48),
+    "dewp": ("FP64", 40),
+    "humid": ("FP64", 70),
+    "wind_dir": ("FP64", 250),
+    "wind_speed": ("FP64", 12),
+    "wind_gust": ("FP64", 20),
+    "precip": ("FP64", 0.1),
+    "pressure": ("FP64", 1009),
+    "visib": ("FP64", 6),
+}
+
+
+def write_request(path: Path) -> None:
+    """The body of an inference request over REST, for `curl -d @file`."""
+    tensors = [
+        {"name": name, "datatype": datatype, "shape": [1, 1], "data": [value]}
+        for name, (datatype, value) in REQUEST.items()
+    ]
+    path.write_text(json.dumps({"inputs": tensors}, indent=2) + "\n")
+
+
+def how_to_call(stack: dict[str, Any], endpoint: str, data_dir: Path, dashboard: Path) -> str:
+    """What to copy and paste; a test runs each command as it stands here."""
+    gateway, request = stack["gateways"][0], data_dir / "request.json"
+    return f"""
 it is still running, from {data_dir}. Call it:
 
-  grpcurl -plaintext -d '{{"name": "{endpoint}"}}' {grpc} inference.GRPCInferenceService/ModelMetadata
+grpcurl -plaintext -d '{{"name": "{endpoint}"}}' {gateway["grpc"]} inference.GRPCInferenceService/ModelMetadata
 
-  curl -s http://{http}/v2/models/{endpoint}/infer -H 'x-tailnum: N14228' -d '{{"inputs":[{inputs}]}}'
+curl -s http://{gateway["http"]}/v2/models/{endpoint}/infer -H 'x-tailnum: N14228' -d @{request}
 
-  python - <<'EOF'                               # pip install tritonclient[grpc]
-  import tritonclient.grpc as triton
-  client = triton.InferenceServerClient("{grpc}")
-  print(client.get_model_metadata("{endpoint}"))
-  EOF
+python - <<'EOF'          # pip install 'tritonclient[grpc]'
+import json, numpy, tritonclient.grpc as triton
+inputs = []
+for tensor in json.load(open("{request}"))["inputs"]:
+    kind = object if tensor["datatype"] == "BYTES" else numpy.float64
+    values = numpy.array([tensor["data"]], dtype=kind)
+    inputs.append(triton.InferInput(tensor["name"], values.shape, tensor["datatype"]))
+    inputs[-1].set_data_from_numpy(values)
+client = triton.InferenceServerClient("{gateway["grpc"]}")
+reply = client.infer("{endpoint}", inputs, parameters={{"tailnum": "N14228"}})
+print(reply.as_numpy("label"), reply.as_numpy("score"))
+EOF
 
-  metrics     http://{metrics}/metrics (gateway), http://{stack["control_metrics"]}/metrics (control services)
-  dashboard   {dashboard} (import it into Grafana)
-  state       export PHANTOM_DATA_DIR={data_dir}; .venv/bin/phantom-ml-studio status
-  stop        make demo-stop
-
-{OLD} is gone; `phantom-ml-studio deployments show {endpoint}` tells what is there.""")
+metrics      http://{gateway["metrics"]}/metrics (gateway), http://{stack["control_metrics"]}/metrics (control services)
+dashboard    {dashboard} (import it into Grafana)
+state        export PHANTOM_DATA_DIR={data_dir}; .venv/bin/phantom-ml-studio status
+stop         make demo-stop"""
