@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from harness.oip import failure
+from harness.oip import Door, failure, request
 from harness.people import new_person
 from phantom.registry.v1 import registry_service_pb2 as registry
 from phantom.registry.v1 import registry_service_pb2_grpc as registry_grpc
@@ -20,6 +20,7 @@ from phantom_ml_studio.errors import Forbidden, Unauthenticated
 if TYPE_CHECKING:
     from harness.people import People
     from harness.stack import Stack
+    from phantom_ml_studio.values import Deployment
 
 
 def refused(stack: Stack, token: str) -> PhantomError:
@@ -122,3 +123,19 @@ def test_a_wrong_password_is_refused_and_says_nothing_about_who_exists(stack: St
         assert refusal.value.code == "invalid_credentials"
         messages.add(refusal.value.message.replace(name, "NAME"))
     assert len(messages) == 1
+
+
+def test_another_workspace_always_needs_a_token_that_names_it(
+    stack: Stack, token: str, shop: Deployment, door: Door
+) -> None:
+    message = request(shop.id, {"amount": [0.5], "hour": [0.5]})
+    for metadata, status, code in (
+        ({}, "UNAUTHENTICATED", "token_missing"),
+        ({"authorization": "Bearer nonsense"}, "UNAUTHENTICATED", "token_malformed"),
+        ({"authorization": f"Bearer {token}"}, "PERMISSION_DENIED", "workspace_forbidden"),
+    ):
+        with pytest.raises(grpc.RpcError) as refusal:
+            door.infer(message, {"phantom-workspace": "elsewhere", **metadata})
+        found = failure(refusal.value)
+        # Without a right to look, an endpoint that is not there is not told from one that is.
+        assert (found.status, found.code) == (status, code), found
