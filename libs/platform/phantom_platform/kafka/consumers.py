@@ -135,7 +135,7 @@ class Consumers:
     ) -> None:
         records = [_raw(record) for each in polled.values() for record in each]
         try:
-            outcome = await self._applier.apply(records)
+            outcome = await self._applier.apply(records, self._retries.troubled())
         except Unavailable as error:
             # Postgres itself is away: everything waits.
             log.warning("applying failed", action="apply_failed", group=self.name, reason=str(error))

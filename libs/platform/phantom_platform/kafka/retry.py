@@ -55,6 +55,10 @@ class Retries:
         """When each waiting partition is due."""
         return {partition: each.resume_at for partition, each in self._troubles.items() if each.resume_at > 0}
 
+    def troubled(self) -> frozenset[Partition]:
+        """Those that have not come past their troubles yet, waiting or not."""
+        return frozenset(self._troubles)
+
     def resumed(self, partition: Partition) -> None:
         """The partition is read again; what it has suffered so far is remembered."""
         if partition in self._troubles:

@@ -1,6 +1,8 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
+from asyncpg import PostgresError
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry
 
@@ -158,8 +160,46 @@ async def test_an_unknown_exception_is_tried_five_times(world, running):
     await effects(world, "good")
     (letter,) = await until(lambda: _when_dead(world, router, 1))
     assert letter.reason == "ZeroDivisionError: a bug"
-    # Each attempt is made in the poll's transaction and again alone; the verdict counts those alone.
-    assert len(attempts) == 10
+    assert len(attempts) == 5
+
+
+async def test_the_fifth_attempt_may_succeed_and_its_neighbours_are_applied_once(world, running):
+    calls = []
+
+    async def stumble(tx, received):
+        calls.append(received.event.word)
+        await keep(tx, received)
+        if calls.count("bad") < 5 and received.event.word == "bad":
+            raise ZeroDivisionError("a bug")
+
+    for word in ("before", "bad", "behind"):
+        await say(world, word)
+    router = routed(world, stumble)
+    await running(consumers(world, router))
+    await effects(world, "before", "bad", "behind")
+    assert calls.count("bad") == 5
+    assert await world.effects() == ["before", "bad", "behind"]
+    assert await dead(world, router) == []
+
+
+async def test_a_handler_that_breaks_the_transaction_costs_no_other_record_an_attempt(world, running):
+    calls = []
+
+    async def careless(tx, received):
+        calls.append(received.event.word)
+        if received.event.word == "careless":
+            with suppress(PostgresError):
+                await tx.execute("SELECT 1 / 0")
+        await keep(tx, received)
+
+    for word in ("careless", "innocent"):
+        await say(world, word)
+    router = routed(world, careless)
+    await running(consumers(world, router))
+    await effects(world, "innocent")
+    (letter,) = await until(lambda: _when_dead(world, router, 1))
+    assert letter.reason.startswith("InFailedSQLTransactionError")
+    assert calls.count("innocent") == 1
 
 
 async def test_what_is_unavailable_is_tried_for_ever_and_holds_up_only_its_partition(world, running):
