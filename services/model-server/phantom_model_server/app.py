@@ -141,6 +141,9 @@ class Replica:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
+                # Gateways ping idle streams to see whether we live; by default a server ends them as "too many pings".
+                ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
         doors.add_generic_rpc_handlers(tuple(rpc.handlers(work)))

@@ -358,3 +358,18 @@ def test_a_replica_serves_every_framework(kind, replica):
     one.start()
     assert one.file().state == "ready"
     assert 'runtime="onnxruntime"' in fetch(one, "/metrics")[1] or kind != "onnx"
+
+
+async def test_a_gateway_may_ping_an_idle_stream_as_often_as_it_likes(replica):
+    one = replica().start()
+    # A server of gRPC's defaults ends such a connection at its third ping.
+    options = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
+    async with grpc.aio.insecure_channel(one.file().address, options=options) as channel:
+        stream = Gateway(stubs.ModelServerServiceStub(channel).Frames())
+        await stream.open(one)
+        idle = asyncio.create_task(stream.read())
+        done, _ = await asyncio.wait([idle], timeout=6)
+        assert not done, idle.result()
+        await stream.send(request(ROW))
+        assert len((await idle).frame.responses) == 1
+        stream.cancel()
