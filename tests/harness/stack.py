@@ -24,7 +24,14 @@ from phantom_platform.identity.tokens import SigningKey
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 150
 STOP_WITHIN_S = 120
-_PORTS = ("CONTROL_PORT", "METRICS_PORT", "GATEWAY_GRPC_PORT", "GATEWAY_HTTP_PORT", "GATEWAY_METRICS_PORT")
+_PORTS = (
+    "KAFKA_PORT",
+    "CONTROL_PORT",
+    "METRICS_PORT",
+    "GATEWAY_GRPC_PORT",
+    "GATEWAY_HTTP_PORT",
+    "GATEWAY_METRICS_PORT",
+)
 # Holds `down` back until the pipe of the test process closes: at the end, or when that process is killed.
 _GUARD = 'cat >/dev/null; exec "$1" -m phantom_local down --data-dir "$2"'
 

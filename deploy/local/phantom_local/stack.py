@@ -22,7 +22,7 @@ GATEWAY_PORTS = {
     "http": ("PHANTOM_GATEWAY_HTTP_PORT", 8000),
     "metrics": ("PHANTOM_GATEWAY_METRICS_PORT", 8002),
 }
-KAFKA_PORTS = {"kafka": 9092}
+KAFKA_PORTS = {"kafka": ("PHANTOM_KAFKA_PORT", 9092)}
 _NEXT_GATEWAY = 10  # ports of gateway n: n times this higher
 
 Ports = dict[str, tuple[str, int]]
@@ -37,6 +37,7 @@ class StackSettings:
     postgres_dsn: str | None = None
     control_ports: Ports = field(default_factory=lambda: dict(CONTROL_PORTS))
     gateway_ports: Ports = field(default_factory=lambda: dict(GATEWAY_PORTS))
+    kafka_ports: Ports = field(default_factory=lambda: dict(KAFKA_PORTS))
 
     @classmethod
     def from_environment(cls, gateways: int) -> StackSettings:
@@ -50,6 +51,7 @@ class StackSettings:
             os.environ.get("PHANTOM_POSTGRES_DSN") or None,
             _from_environment(CONTROL_PORTS),
             _from_environment(GATEWAY_PORTS),
+            _from_environment(KAFKA_PORTS),
         )
 
 
@@ -66,7 +68,7 @@ def _port(variable: str, usual: int) -> int:
     return int(text)
 
 
-def kafka_child(layout: Layout) -> Child:
+def kafka_child(layout: Layout, settings: StackSettings) -> Child:
     """The embedded broker."""
 
     def launch(ports: dict[str, int]) -> Launch:
@@ -76,7 +78,8 @@ def kafka_child(layout: Layout) -> Child:
         answers = broker_count(HOST, ports["kafka"], timeout_s=1.0) > 0
         return "" if answers else f"no live broker answers on port {ports['kafka']}"
 
-    return Child("kafka", launch, why_not_ready, KAFKA_PORTS, adopts_any=True)
+    usual = {what: port for what, (_, port) in settings.kafka_ports.items()}
+    return Child("kafka", launch, why_not_ready, usual, adopts_any=True)
 
 
 def postgres_server(layout: Layout) -> PostgresServer:

@@ -138,7 +138,7 @@ class Supervisor:
         if settings.kafka_bootstrap is not None:
             given = settings.kafka_bootstrap
             return (lambda: given), settings.postgres_dsn or postgres_server(self._layout).dsn
-        broker = self._keep(kafka_child(self._layout))
+        broker = self._keep(kafka_child(self._layout, settings))
         dsn = settings.postgres_dsn or postgres_server(self._layout).dsn
         return (lambda: f"{HOST}:{broker.ports['kafka']}"), dsn
 

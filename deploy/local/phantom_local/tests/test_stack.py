@@ -25,7 +25,9 @@ def test_a_process_is_told_its_ports_its_servers_and_its_data_directory(layout: 
 def test_the_usual_ports_and_servers_can_be_chosen_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHANTOM_CONTROL_PORT", "6000")
     monkeypatch.setenv("PHANTOM_KAFKA_BOOTSTRAP", "elsewhere:9092")
+    monkeypatch.setenv("PHANTOM_KAFKA_PORT", "0")
     settings = StackSettings.from_environment(1)
+    assert settings.kafka_ports["kafka"][1] == 0
     assert settings.control_ports["grpc"] == ("PHANTOM_CONTROL_PORT", 6000)
     assert settings.kafka_bootstrap == "elsewhere:9092"
     assert settings.postgres_dsn is None
