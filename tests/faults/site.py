@@ -26,7 +26,15 @@ from phantom_local.stack import StackSettings, gateway_child, http_get, readines
 from phantom_local.status import ProcessStatus, stack_status
 
 UP_WITHIN_S = 150
-_PORTS = ("CONTROL_PORT", "METRICS_PORT", "GATEWAY_GRPC_PORT", "GATEWAY_HTTP_PORT", "GATEWAY_METRICS_PORT")
+# None is the usual one: whoever looks there must not find a stack that is about to be killed.
+_PORTS = (
+    "KAFKA_PORT",
+    "CONTROL_PORT",
+    "METRICS_PORT",
+    "GATEWAY_GRPC_PORT",
+    "GATEWAY_HTTP_PORT",
+    "GATEWAY_METRICS_PORT",
+)
 # Holds `down` back until the pipe of the test process closes: at the end, or when that process is killed.
 _GUARD = 'cat >/dev/null; exec "$1" -m phantom_local down --data-dir "$2"'
 DOWN_WITHIN_S = 120

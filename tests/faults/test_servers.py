@@ -29,6 +29,7 @@ def test_kafka_killed_calls_go_on_and_what_was_spilled_is_counted_once(
 ) -> None:
     books = bench.books(shop.id)
     port = _metrics_port(bench)
+    others = _all_but(bench, "kafka")
     spilled_before = metric(port, "phantom_gateway_batches_spilled_total")
     with bench.traffic(shop.id) as traffic:
         with bench.site.held_back("kafka"):
@@ -39,6 +40,8 @@ def test_kafka_killed_calls_go_on_and_what_was_spilled_is_counted_once(
         # What was decided goes through again.
         bench.deployments.set_canary_weight(shop.id, 40)
         traffic.advance(50)
+    # Not one process that depends on it ended, to be started anew.
+    assert _all_but(bench, "kafka") == others
     traffic.assert_unharmed()
     books.check(traffic)
 
@@ -49,6 +52,7 @@ def test_postgres_killed_calls_go_on_and_control_calls_say_so_soon(bench: Bench,
     token = obtain_token(person.name, person.password, bench.site.stack.control).value
     client = Client(bench.site.stack.control, token, retry_s=0)
     deployer = stubs.DeployerServiceStub(client.channel)
+    others = _all_but(bench, "postgres")
     weight = rpc.SetCanaryWeightRequest(
         deployment_id=shop.id, percent=90, request_id="while-postgres-is-away"
     )
@@ -70,6 +74,7 @@ def test_postgres_killed_calls_go_on_and_control_calls_say_so_soon(bench: Bench,
         )
         traffic.advance(50)
     assert changed.candidate_percent == 45
+    assert _all_but(bench, "postgres") == others
     traffic.assert_unharmed()
     books.check(traffic)
 
@@ -77,7 +82,7 @@ def test_postgres_killed_calls_go_on_and_control_calls_say_so_soon(bench: Bench,
 def test_a_gateway_restarted_while_kafka_is_frozen_doubles_nothing(bench: Bench, shop: Deployment) -> None:
     """Kafka has batches of the old process that were never acknowledged; the new one sends them again, marked."""
     books = bench.books(shop.id)
-    site = bench.site
+    site, others = bench.site, _all_but(bench, "gateway-0")
     with bench.traffic(shop.id) as traffic:
         with site.frozen("kafka"):
             traffic.flow(1.5)
@@ -92,6 +97,7 @@ def test_a_gateway_restarted_while_kafka_is_frozen_doubles_nothing(bench: Bench,
         eventually(lambda: not ask(_metrics_port(bench))[1], "nothing that needs attention", 60)
         traffic.advance(50)
     traffic.assert_unharmed()
+    assert _all_but(bench, "gateway-0") == others
     log = books.check(traffic)
     assert log.repeats, "nothing was sent twice, so nothing was tested"
 
@@ -120,6 +126,10 @@ def test_a_gateway_started_when_all_else_is_away_serves_by_its_snapshot(
         each.assert_unharmed()
     log = books.check(traffic, to_late, to_joined)
     assert len(log.boots) > 2
+
+
+def _all_but(bench: Bench, name: str) -> dict[str, int]:
+    return {each: pid for each, pid in bench.site.pids().items() if each != name}
 
 
 def _says_unavailable(client: Client, method: Callable[..., object], request: object) -> None:
