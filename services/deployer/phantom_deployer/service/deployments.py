@@ -16,7 +16,6 @@ from phantom_deployer.domain.deployment import (
 from phantom_deployer.domain.rollout import Outcome, Used
 from phantom_deployer.domain.values import Answer, Call, Order
 from phantom_deployer.service.announcements import commit
-from phantom_deployer.service.once import Once
 from phantom_deployer.service.ports import Experiments, Models, Store, Work
 from phantom_platform import audit
 from phantom_platform.errors import (
@@ -28,6 +27,7 @@ from phantom_platform.errors import (
     Unsupported,
     Violation,
 )
+from phantom_platform.idempotency import Once
 from phantom_platform.ids import check_resource_id
 
 ENVIRONMENT_TYPES = ("local",)
@@ -74,14 +74,14 @@ class Deployments:
                     )
             return Answer(name)
 
-        await self._once.run(call, create)
+        await self._once.run(call, Answer, create)
         found = await self._store.reads.environment(call.workspace, name)
         assert found is not None  # environments are never removed
         return found
 
     async def deploy(self, call: Call, order: Order) -> Answer:
         """A new deployment, or a candidate of one that exists."""
-        known = await self._once.recall(call)
+        known = await self._once.recall(call, Answer)
         if known is not None:
             return known
         check_resource_id(order.model_id, "model_id")
@@ -103,7 +103,7 @@ class Deployments:
                 return await self._create(work, call, order, target, model)
             return await self._extend(work, call, order, existing, model, used)
 
-        answer = await self._once.run(call, place)
+        answer = await self._once.run(call, Answer, place)
         self._wake(call.workspace, answer.deployment_id)
         return answer
 
@@ -138,7 +138,7 @@ class Deployments:
             )
             return Answer(after.id, route_version=after.route_version)
 
-        answer = await self._once.run(call, work_on)
+        answer = await self._once.run(call, Answer, work_on)
         self._wake(call.workspace, answer.deployment_id)
         return answer
 

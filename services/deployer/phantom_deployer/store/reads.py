@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from phantom_deployer.domain.deployment import Deployment, Environment, Replica
 from phantom_deployer.domain.routing import RoutedRevision
-from phantom_deployer.domain.values import Call, KnownGateway, Listed, RouteVersion
+from phantom_deployer.domain.values import KnownGateway, Listed, RouteVersion
 from phantom_deployer.store import rows
 from phantom_deployer.store.rows import Row
+from phantom_platform.postgres.answers import AnswerReads
 
 
-class Executor(Protocol):
-    """What runs SQL: the database, or one of its transactions."""
-
-    async def fetch(self, sql: str, *args: object) -> Sequence[Any]: ...
-    async def fetchrow(self, sql: str, *args: object) -> Any: ...
-    async def fetchval(self, sql: str, *args: object) -> Any: ...
-
-
-class Reads:
+class Reads(AnswerReads):
     """Reads of one workspace each, but for what the reconciler and the acknowledgements need."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._sql = executor
-
-    async def answer(self, call: Call) -> tuple[str, str | None] | None:
-        """What a request id was used for (a fingerprint), and the answer as JSON; None for a new one."""
-        sql = """
-            SELECT fingerprint, answer::text AS answer FROM requests
-            WHERE workspace = $1 AND principal = $2 AND request_id = $3"""
-        row = await self._sql.fetchrow(sql, call.workspace, call.principal, call.request_id)
-        return None if row is None else (row["fingerprint"], row["answer"])
+    ANSWERS = "requests"
 
     async def environment(self, workspace: str, name: str) -> Environment | None:
         sql = "SELECT * FROM environments WHERE workspace = $1 AND name = $2"

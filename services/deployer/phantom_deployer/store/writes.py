@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from phantom_contracts import topics
 from phantom_contracts.events.base import Event
 from phantom_contracts.events.deployer import RouteRecord
 from phantom_deployer.domain.deployment import Deployment, Environment
-from phantom_deployer.domain.values import Call, KnownGateway
+from phantom_deployer.domain.values import KnownGateway
 from phantom_deployer.store import rows
 from phantom_deployer.store.reads import Reads
-from phantom_platform.postgres import Transaction
+from phantom_platform.postgres.answers import AnswerWrites
 
 
-class Writes(Reads):
+class Writes(Reads, AnswerWrites):
     """Reads and changes of one transaction."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        super().__init__(transaction)
-        self._tx = transaction
-
-    @property
-    def now(self) -> datetime:
-        return self._tx.now
-
-    def mark_mutation(self) -> None:
-        """The call is audited even where it announces nothing."""
-        self._tx.mark_mutation()
 
     def announce(self, key: str, event: Event, number: int) -> None:
         """An event of a deployment; `number` is the deployment's own count of them."""
         self._tx.outbox.add(topics.DEPLOYER_EVENTS, key, event, version=number)
-
-    # -- request ids -------------------------------------------------------------------------------------------------
-
-    async def claim(self, call: Call) -> bool:
-        """Whether the request id is new; waits for a transaction that is using it."""
-        sql = """
-            INSERT INTO requests (workspace, principal, request_id, fingerprint, created_at)
-            VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"""
-        done = await self._tx.execute(
-            sql, call.workspace, call.principal, call.request_id, call.fingerprint, self.now
-        )
-        return done == "INSERT 0 1"
-
-    async def keep_answer(self, call: Call, answer_json: str) -> None:
-        sql = """
-            UPDATE requests SET answer = $4::jsonb
-            WHERE workspace = $1 AND principal = $2 AND request_id = $3"""
-        await self._tx.execute(sql, call.workspace, call.principal, call.request_id, answer_json)
-
-    async def forget_answers(self, before: datetime) -> None:
-        await self._tx.execute("DELETE FROM requests WHERE created_at < $1", before)
 
     # -- environments and names --------------------------------------------------------------------------------------
 
@@ -87,7 +53,9 @@ class Writes(Reads):
             WHERE workspace = $1 AND environment = $2 AND model_id = $3 AND deployment_id <> $4
                 AND NOT is_deleting AND NOT is_deleted
             ORDER BY created_at, deployment_id"""
-        found = await self._tx.fetch(sql, leaving.workspace, leaving.environment, leaving.model_id, leaving.id)
+        found = await self._tx.fetch(
+            sql, leaving.workspace, leaving.environment, leaving.model_id, leaving.id
+        )
         return [each["deployment_id"] for each in found]
 
     async def free_names(self, workspace: str, deployment_id: str) -> None:

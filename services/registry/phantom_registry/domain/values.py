@@ -34,6 +34,10 @@ class Call:
     def workspace(self) -> str:
         return self.actor.workspace
 
+    @property
+    def principal(self) -> str:
+        return self.actor.principal
+
 
 @dataclass(frozen=True)
 class Page:

@@ -8,9 +8,9 @@ from phantom_contracts import topics
 from phantom_contracts.events import registry as events
 from phantom_platform import audit
 from phantom_platform.errors import AlreadyExists, Invalid, NotFound, Violation
+from phantom_platform.idempotency import Once
 from phantom_registry.domain.lineage import Edge, Kind, check_acyclic, edges_of_dataset
 from phantom_registry.domain.values import Call, Dataset, Listed, Page
-from phantom_registry.service.once import Once
 from phantom_registry.service.ports import Store, Work
 
 

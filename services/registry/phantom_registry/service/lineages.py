@@ -7,6 +7,7 @@ from dataclasses import replace
 from phantom_contracts.events import registry as events
 from phantom_platform import audit
 from phantom_platform.errors import AlreadyExists, NotFound
+from phantom_platform.idempotency import Once
 from phantom_platform.ids import new_id
 from phantom_registry.domain.lineage import (
     Lineage,
@@ -20,7 +21,6 @@ from phantom_registry.domain.lineage import (
 from phantom_registry.domain.values import Call, Version
 from phantom_registry.service import find
 from phantom_registry.service.models import announce
-from phantom_registry.service.once import Once
 from phantom_registry.service.ports import Store, Work
 
 

@@ -10,6 +10,7 @@ from phantom_contracts.events.base import Event
 from phantom_contracts.schema import ModelSchema
 from phantom_platform import audit
 from phantom_platform.errors import AlreadyExists, Forbidden
+from phantom_platform.idempotency import Once
 from phantom_platform.ids import check_resource_id
 from phantom_registry.domain.stages import Stage, initial_stage
 from phantom_registry.domain.values import (
@@ -32,7 +33,6 @@ from phantom_registry.domain.versions import (
     with_warnings,
 )
 from phantom_registry.service import find
-from phantom_registry.service.once import Once
 from phantom_registry.service.ports import Artifacts, Store, Work
 
 

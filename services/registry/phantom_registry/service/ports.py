@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from phantom_contracts.events.base import Event
 from phantom_contracts.topics import Topic
+from phantom_platform.idempotency import Answered, Answering
 from phantom_registry.domain.approvals import Promotion, State
 from phantom_registry.domain.lineage import Edge, Kind, Lineage, Node
 from phantom_registry.domain.stages import Stage
-from phantom_registry.domain.values import Artifact, Call, Dataset, Listed, Model, Page, Version
-
-T = TypeVar("T")
+from phantom_registry.domain.values import Artifact, Dataset, Listed, Model, Page, Version
 
 
-class Reads(Protocol):
+class Reads(Answered, Protocol):
     """What is known, of one workspace each."""
 
-    async def answer(self, call: Call) -> tuple[str, str | None] | None: ...
     async def model(self, workspace: str, model_id: str) -> Model | None: ...
     async def models(
         self, workspace: str, page: Page, text: str, tags: Sequence[str], stage: Stage | None
@@ -41,17 +39,11 @@ class Reads(Protocol):
     async def reachable(self, workspace: str, starts: Sequence[Node], *, downstream: bool) -> list[Edge]: ...
 
 
-class Work(Reads, Protocol):
+class Work(Reads, Answering, Protocol):
     """One transaction: reads, changes and announcements that commit together."""
 
-    @property
-    def now(self) -> datetime: ...
     def announce(self, topic: Topic, key: str, event: Event, number: int) -> None: ...
-    def mark_mutation(self) -> None: ...
     async def next_event(self, workspace: str, model_id: str) -> int: ...
-    async def claim(self, call: Call) -> bool: ...
-    async def keep_answer(self, call: Call, kind: type[T], answer: T) -> None: ...
-    async def forget_answers(self, before: datetime) -> None: ...
     async def add_model(self, workspace: str, model: Model) -> bool: ...
     async def lock_model(self, workspace: str, model_id: str) -> Model | None: ...
     async def set_tags(self, workspace: str, model_id: str, tags: Sequence[str]) -> None: ...

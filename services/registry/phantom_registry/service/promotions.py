@@ -8,6 +8,7 @@ from phantom_contracts.events import registry as events
 from phantom_platform import audit
 from phantom_platform.clock import Clock
 from phantom_platform.errors import NotFound, Refused
+from phantom_platform.idempotency import Once
 from phantom_platform.ids import check_principal, new_id
 from phantom_registry.domain import approvals
 from phantom_registry.domain.approvals import Promotion, PromotionAsk, State
@@ -15,7 +16,6 @@ from phantom_registry.domain.stages import Stage
 from phantom_registry.domain.values import Actor, Artifact, Call, Listed, Page, Version
 from phantom_registry.service import find
 from phantom_registry.service.models import announce
-from phantom_registry.service.once import Once
 from phantom_registry.service.ports import Artifacts, Reads, Store, Work
 
 _ITSELF = Actor("registry", "")

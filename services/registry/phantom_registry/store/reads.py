@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
+from phantom_platform.postgres.answers import AnswerReads
 from phantom_registry.domain.approvals import Promotion, State
 from phantom_registry.domain.lineage import Edge, Kind, Lineage, Node
 from phantom_registry.domain.stages import Stage
-from phantom_registry.domain.values import Artifact, Call, Dataset, Listed, Model, Page, Version
+from phantom_registry.domain.values import Artifact, Dataset, Listed, Model, Page, Version
 from phantom_registry.store import rows
 from phantom_registry.store.rows import Row
 
@@ -19,27 +20,8 @@ T = TypeVar("T")
 _FROM_THE_NEWEST = 2**63 - 1
 
 
-class Executor(Protocol):
-    """What runs SQL: the database, or one of its transactions."""
-
-    async def fetch(self, sql: str, *args: object) -> Sequence[Any]: ...
-    async def fetchrow(self, sql: str, *args: object) -> Any: ...
-    async def fetchval(self, sql: str, *args: object) -> Any: ...
-
-
-class Reads:
+class Reads(AnswerReads):
     """Reads of one workspace each."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._sql = executor
-
-    async def answer(self, call: Call) -> tuple[str, str | None] | None:
-        """What a request id was used for (a fingerprint), and the answer as JSON; None for a new one."""
-        sql = """
-            SELECT fingerprint, answer::text AS answer FROM answers
-            WHERE workspace = $1 AND principal = $2 AND request_id = $3"""
-        row = await self._sql.fetchrow(sql, call.workspace, call.actor.principal, call.request_id)
-        return None if row is None else (row["fingerprint"], row["answer"])
 
     async def model(self, workspace: str, model_id: str) -> Model | None:
         sql = f"SELECT {rows.MODEL} FROM models m WHERE m.workspace = $1 AND m.model_id = $2"

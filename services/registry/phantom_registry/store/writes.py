@@ -7,40 +7,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any, TypeVar
-
-from pydantic import TypeAdapter
 
 from phantom_contracts.events.base import Event
 from phantom_contracts.topics import Topic
-from phantom_platform.postgres import Transaction
+from phantom_platform.postgres.answers import AnswerWrites
 from phantom_registry.domain.approvals import Promotion
 from phantom_registry.domain.lineage import Edge, Lineage
 from phantom_registry.domain.stages import Stage
-from phantom_registry.domain.values import Artifact, Call, Dataset, Model, Version
+from phantom_registry.domain.values import Artifact, Dataset, Model, Version
 from phantom_registry.store import rows
 from phantom_registry.store.reads import Reads
 
 T = TypeVar("T")
 
 
-class Writes(Reads):
+class Writes(Reads, AnswerWrites):
     """One transaction of the registry: its tables, and the outbox."""
 
-    def __init__(self, transaction: Transaction) -> None:
-        super().__init__(transaction)
-        self._tx = transaction
-
-    @property
-    def now(self) -> datetime:
-        return self._tx.now
-
     # -- announcements ---------------------------------------------------------
-
-    def mark_mutation(self) -> None:
-        """The call is audited although it may announce nothing."""
-        self._tx.mark_mutation()
 
     def announce(self, topic: Topic, key: str, event: Event, number: int) -> None:
         """Published iff this transaction commits, as the key's event `number`."""
@@ -51,30 +36,6 @@ class Writes(Reads):
         sql = "UPDATE models SET events = events + 1 WHERE workspace = $1 AND model_id = $2 RETURNING events"
         number: int = await self._tx.fetchval(sql, workspace, model_id)
         return number
-
-    # -- request ids -----------------------------------------------------------
-
-    async def claim(self, call: Call) -> bool:
-        """True for a new request id, now ours. Waits where another transaction is finding the answer."""
-        sql = """
-            INSERT INTO answers (workspace, principal, request_id, fingerprint, created_at)
-            VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING 1"""
-        key = (call.workspace, call.actor.principal, call.request_id)
-        return bool(await self._tx.fetchval(sql, *key, call.fingerprint, self.now))
-
-    async def keep_answer(self, call: Call, kind: type[T], answer: T) -> None:
-        text = TypeAdapter(kind).dump_json(answer).decode()
-        await self._tx.execute(
-            "UPDATE answers SET answer = $4::text::jsonb "
-            "WHERE workspace = $1 AND principal = $2 AND request_id = $3",
-            call.workspace,
-            call.actor.principal,
-            call.request_id,
-            text,
-        )
-
-    async def forget_answers(self, before: datetime) -> None:
-        await self._tx.execute("DELETE FROM answers WHERE created_at < $1", before)
 
     # -- models and versions ---------------------------------------------------
 
