@@ -148,7 +148,7 @@ async def test_it_joins_serves_acknowledges_logs_and_leaves(kafka_bootstrap, tmp
                     topics.ROUTE_ACKS,
                     lambda found: any(
                         kind == "GatewayHeartbeat"
-                        and event["endpoints"][f"default/{endpoint}"]["drained"] == 2
+                        and event["endpoints"].get(f"default/{endpoint}", {}).get("drained") == 2
                         for kind, event in acked(found, boot_id)
                     ),
                 )
