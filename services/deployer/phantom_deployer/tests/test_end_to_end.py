@@ -34,7 +34,7 @@ from phantom_deployer.tests.builders import schema
 from phantom_deployer.tests.gateways import SimulatedGateway
 from phantom_platform.clock import SystemClock
 from phantom_platform.errors import NotFound
-from phantom_platform.kafka import Producer, ensure_topics
+from phantom_platform.kafka import Producer, Projection, ensure_topics
 from phantom_platform.lifecycle import Application
 from phantom_platform.rpc.client import control_channel, from_rpc_error
 from phantom_platform.service import ServiceContext
@@ -162,6 +162,14 @@ class Control:
         """Replicas that were told to stop (the stand-in leaves a file)."""
         return {path.stem for path in (self.data_dir / "replicas").glob("*.drained")}
 
+    def experiments_read(self, key: str) -> int | None:
+        """The version of the endpoint's experiments that the deployer has applied."""
+        assert self.app is not None
+        name = f"projection:{topics.EXPERIMENTS.name}"
+        (projection,) = (part for part in self.app.parts if part.name == name)
+        assert isinstance(projection, Projection)
+        return projection.version(key)
+
     async def route(self, name: str, version: int = 0) -> RouteRecord:
         answer = await self.stub.GetRoute(pb.GetRouteRequest(endpoint=name, version=version))
         return RouteRecord.model_validate_json(answer.record_json)
@@ -262,6 +270,21 @@ async def old_replica(control: Control, name: str) -> str:
     return (await control.get(name)).stable.replicas[0].replica_id
 
 
+async def held_up(control: Control, name: str, gateway: SimulatedGateway, old: str) -> Any:
+    """Once the deployer says that it waits for the gateway, it goes on waiting."""
+
+    async def says_so() -> Any:
+        found = await control.get(name)
+        reasons = [replica.reason for each in found.withdrawing for replica in each.replicas]
+        return found if any(gateway.boot_id in reason for reason in reasons) else None
+
+    found = await until(says_so)
+    # Absence has no condition: two looks at the end of route-acks, either of which might have let it go on.
+    await asyncio.sleep(0.5)
+    assert old not in control.drained()
+    return found
+
+
 async def test_a_rollout_waits_for_gateways_and_loses_the_old_revision_last(
     control: Control, gateway: SimulatedGateway
 ) -> None:
@@ -298,10 +321,7 @@ async def test_a_gateway_with_work_under_an_old_version_is_waited_for(
     old = await old_replica(control, "held")
     gateway.is_held = True
     await control.complete("held")
-    await asyncio.sleep(3.0)  # nothing may happen: there is no condition to wait for
-    assert old not in control.drained()
-    found = await control.get("held")
-    assert gateway.boot_id in found.withdrawing[0].replicas[0].reason
+    found = await held_up(control, "held", gateway, old)
     assert found.withdrawing[0].replicas[0].phase == "draining"
     gateway.is_held = False
     await safe_until(control, "default/held", lambda: old in control.drained(), gateway)
@@ -335,8 +355,7 @@ async def test_a_gateway_that_leaves_is_not_waited_for(
     old = await old_replica(control, "left")
     leaver.is_held = True
     await control.complete("left")
-    await asyncio.sleep(1.0)
-    assert old not in control.drained()
+    await held_up(control, "left", leaver, old)
     began = time.monotonic()
     await leaver.leave()
     await safe_until(control, "default/left", lambda: old in control.drained(), gateway)
@@ -353,8 +372,7 @@ async def test_a_gateway_that_joins_during_a_withdrawal_is_waited_for(
     late.is_held = True
     await control.complete("joined")
     gateway.is_held = False
-    await asyncio.sleep(2.0)
-    assert old not in control.drained()
+    await held_up(control, "joined", late, old)
     newest = await SimulatedGateway(kafka_bootstrap, producer).start()  # at the version without the old one
     late.is_held = False
     await safe_until(control, "default/joined", lambda: old in control.drained(), gateway, late, newest)
@@ -384,11 +402,10 @@ async def test_a_deployer_that_restarts_in_the_middle_adopts_replicas_and_waits_
     old = await old_replica(control, "again")
     gateway.is_held = True
     await control.complete("again")
-    await asyncio.sleep(1.0)
+    await held_up(control, "again", gateway, old)
     await control.stop()
     await control.start()
-    await asyncio.sleep(2.0)
-    assert old not in control.drained()
+    await held_up(control, "again", gateway, old)
     gateway.is_held = False
     await safe_until(control, "default/again", lambda: old in control.drained(), gateway)
     after = await control.ready("again")
@@ -494,7 +511,7 @@ async def test_what_a_running_experiment_uses_stays(
             return from_rpc_error(error).code == "revision_in_experiment"
         raise AssertionError("it was taken away")
 
-    await asyncio.sleep(1.0)
+    await until(lambda: control.experiments_read("default/tested") == 1)
     assert await is_refused()
     ended = ExperimentsRecord(version=2, endpoint="tested")
     await publish(producer, record(topics.EXPERIMENTS, "default/tested", ended, version=2))
