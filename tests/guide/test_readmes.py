@@ -78,10 +78,10 @@ def mistakes(text: str) -> list[str]:
     found = []
     examples = commands("\n".join(FENCED.findall(text)))
     for line in dict.fromkeys([*examples, *commands(FENCED.sub("", text))]):
+        if line == f"{PROGRAM} --help":
+            continue
         try:
             parses(line)
-        except typer.Exit as end:  # --help
-            assert end.exit_code == 0
         except Exception as error:
             if line in examples or "Missing" not in str(error):
                 found.append(f"{line}: {error!r}")
