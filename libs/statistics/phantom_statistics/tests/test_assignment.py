@@ -3,6 +3,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from phantom_statistics.assignment import (
     BUCKETS,
     CONTROL,

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from phantom_statistics.intervals import clopper_pearson, wilson
 from scipy import stats
+
+from phantom_statistics.intervals import clopper_pearson, wilson
 
 CASES = [(0, 10), (10, 10), (1, 10), (37, 400), (5_000, 10_000), (1, 100_000)]
 

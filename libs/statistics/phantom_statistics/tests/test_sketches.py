@@ -5,6 +5,7 @@ import pytest
 from ddsketch import DDSketch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from phantom_statistics.groups import GROUPS, unit_group, unit_groups
 from phantom_statistics.latency import LatencySketch
 from phantom_statistics.scores import ScoreHistogram
