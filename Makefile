@@ -29,18 +29,20 @@ lint: setup ## Style of the code and of the protos
 types: setup ## mypy --strict over all our packages
 	$(bin)/mypy $(packages:%=-p phantom_%)
 
-contracts: setup ## Who may import whom; the AsyncAPI document is up to date
+contracts: setup ## Who may import whom; generated documents are up to date
 	$(bin)/lint-imports
 	$(bin)/python -m phantom_contracts.asyncapi --check
+	$(bin)/python deploy/grafana/build_dashboard.py --check
 
 unit: setup ## Every test, against a real Kafka and Postgres
 	@tools/clients.sh
 	@tools/prometheus.sh >/dev/null
 	$(bin)/pytest
 
-generate: setup ## Write what is generated: stubs and docs/asyncapi.yaml
+generate: setup ## Write what is generated: stubs, docs/asyncapi.yaml, the dashboard
 	tools/generate.sh
 	$(bin)/python -m phantom_contracts.asyncapi
+	$(bin)/python deploy/grafana/build_dashboard.py
 
 lock: ## Resolve every dependency anew into the hashed locks
 	tools/lock.sh
