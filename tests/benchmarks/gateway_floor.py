@@ -1,6 +1,7 @@
 """How close the gateway comes to a bare grpc.aio echo server: rates and CPU at 32 calls in flight.
 
     python tests/benchmarks/gateway_floor.py            # echo and gateway, alternating, medians
+    python tests/benchmarks/gateway_floor.py --replicas 1  # calls come twice as fast on the stream
     python tests/benchmarks/gateway_floor.py --profile  # where the gateway's time goes
 
 Load generator, gateway and model server are processes of their own. The generator has 16 connections (contracts
@@ -118,7 +119,7 @@ async def serve_model() -> None:
     await _listen(server)
 
 
-async def serve_gateway(model_port: int, folder: Path) -> None:
+async def serve_gateway(model_port: int, folder: Path, replica_count: int) -> None:
     from phantom_contracts.events.deployer import Replica, RouteRecord, RouteRevision
     from phantom_contracts.schema import Column, EndpointSchema
     from phantom_inference_gateway.access import Access
@@ -134,7 +135,7 @@ async def serve_gateway(model_port: int, folder: Path) -> None:
     from phantom_platform.identity.keys import KeySet
     from phantom_platform.identity.tokens import TokenVerifier
 
-    replicas = tuple(Replica(id=f"r{n}", address=f"127.0.0.1:{model_port}") for n in range(2))
+    replicas = tuple(Replica(id=f"r{n}", address=f"127.0.0.1:{model_port}") for n in range(replica_count))
     record = RouteRecord(
         version=1,
         endpoint="flights-prod",
@@ -252,7 +253,13 @@ def compare(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         echo, headed, model = start("echo"), start("echo-headers"), start("model")
         model_port = port_of(model)
-        gateway = start("gateway", str(model_port), folder, *(["--profile"] if options.profile else []))
+        gateway = start(
+            "gateway",
+            str(model_port),
+            folder,
+            str(options.replicas),
+            *(["--profile"] if options.profile else []),
+        )
         kinds = {
             "echo": (port_of(echo), ECHO, {"server": echo.pid}),
             "echo+headers": (port_of(headed), ECHO, {"server": headed.pid}),
@@ -285,12 +292,12 @@ def show(runs: dict[str, list[dict[str, float]]]) -> None:
         )
 
 
-def run_gateway(model_port: int, folder: Path, is_profiled: bool) -> None:
+def run_gateway(model_port: int, folder: Path, replica_count: int, is_profiled: bool) -> None:
     if not is_profiled:
-        uvloop.run(serve_gateway(model_port, folder))
+        uvloop.run(serve_gateway(model_port, folder, replica_count))
         return
     profile = cProfile.Profile()
-    profile.runcall(uvloop.run, serve_gateway(model_port, folder))
+    profile.runcall(uvloop.run, serve_gateway(model_port, folder, replica_count))
     pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(35)
 
 
@@ -302,8 +309,8 @@ def main() -> None:
             uvloop.run(serve_echo(True))
         case ["model"]:
             uvloop.run(serve_model())
-        case ["gateway", port, folder, *rest]:
-            run_gateway(int(port), Path(folder), bool(rest))
+        case ["gateway", port, folder, replicas, *rest]:
+            run_gateway(int(port), Path(folder), int(replicas), bool(rest))
         case ["load", port, path, calls, in_flight]:
             uvloop.run(generate(int(port), path, int(calls), int(in_flight)))
         case _:
@@ -311,6 +318,7 @@ def main() -> None:
             parser.add_argument("--calls", type=int, default=20_000)
             parser.add_argument("--in-flight", type=int, default=32)
             parser.add_argument("--rounds", type=int, default=3)
+            parser.add_argument("--replicas", type=int, default=2, help="streams that share the calls")
             parser.add_argument("--profile", action="store_true")
             compare(parser.parse_args())
 

@@ -3,9 +3,10 @@
 A frame leaves at once when nothing is in flight; otherwise when an answer returns, or 256 calls or 1 MiB have
 gathered, or the oldest has waited 1 ms; never more than 4 in flight. A call that must be alone gets its own frame.
 
-Where calls come so fast that more are to be expected within that millisecond, frames leave one a millisecond even
-when nothing is in flight: a fast model would otherwise answer each call before the next came, and a frame's fixed
-cost (some 100 µs of CPU on either side) would be paid for every single call.
+Where calls come so fast that more are to be expected within that millisecond, and come beside one another, frames
+leave one a millisecond even when nothing is in flight: a fast model would otherwise answer each call before the next
+came, and a frame's fixed cost (some 100 µs of CPU on either side) would be paid for every single call. A client that
+sends its next call after its last answer is alone on the stream, and never waits, however fast it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Generic, Protocol, TypeVar
 
 _WEIGHT = 1 / 16  # of the newest gap in the mean
 _LONG_S = 0.02  # a longer pause counts as this
+_TOGETHER = (
+    1 / 16
+)  # the share of calls that meet another one on the stream above which they are not one client's
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class FrameQueue(Generic[QueuedT]):
 
     __slots__ = (
         "_arrived",
+        "_company",
         "_cut",
         "_gap",
         "_gathering_since",
@@ -79,6 +84,8 @@ class FrameQueue(Generic[QueuedT]):
         # When the last call came and the last frame left, and the mean gap between calls.
         self._arrived = self._cut = float("-inf")
         self._gap = _LONG_S
+        # The share of calls that met another one here, waiting or in flight.
+        self._company = 0.0
         self._sequence = 0
         self.in_flight: dict[int, Frame[QueuedT]] = {}
 
@@ -87,8 +94,10 @@ class FrameQueue(Generic[QueuedT]):
 
     def add(self, call: QueuedT, now: float) -> None:
         """Queue a call."""
+        has_company = bool(self._waiting or self.in_flight)
         if not self._waiting:
             self._gathering_since = now
+        self._company += (has_company - self._company) * _WEIGHT
         self._gap += (min(now - self._arrived, _LONG_S) - self._gap) * _WEIGHT
         self._arrived = now
         self._waiting.append(call)
@@ -100,7 +109,7 @@ class FrameQueue(Generic[QueuedT]):
             return None
         if len(self._waiting) >= self._limits.calls or self._size >= self._limits.size:
             return 0.0
-        if self._gap < self._limits.wait_s:
+        if self._gap < self._limits.wait_s and self._company > _TOGETHER:
             return max(0.0, self._cut + self._limits.wait_s - now)
         if not self.in_flight:
             return 0.0
