@@ -102,6 +102,9 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
     app.readiness["route-acks"] = lambda: Readiness(
         reader.current.is_set(), "what gateways have acknowledged has not been read yet: nothing is withdrawn"
     )
+    app.readiness["replicas"] = lambda: Readiness(
+        reconciler.has_looked, "not every replica of an earlier life has been looked for yet"
+    )
     return app
 
 

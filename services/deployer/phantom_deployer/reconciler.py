@@ -75,11 +75,18 @@ class Reconciler:
         self._due: set[Key] = set()
         # Deployments with a replica that waits for gateways.
         self._waiting: set[Key] = set()
+        # Deployments of the start that have had no pass yet; None until they are known.
+        self._unseen: set[Key] | None = None
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._shown: dict[Key, set[str]] = {}
         self._next_tick = 0.0
         self._next_sweep = 0.0
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether what is stored of every replica was seen since the start: before, it is of an earlier life."""
+        return self._unseen is not None and not self._unseen
 
     def wake(self, workspace: str, deployment_id: str) -> None:
         self._due.add((workspace, deployment_id))
@@ -105,7 +112,10 @@ class Reconciler:
         now = self._clock.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
-            self._due.update(await self._convergence.keys())
+            keys = await self._convergence.keys()
+            self._due.update(keys)
+            if self._unseen is None:
+                self._unseen = set(keys)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
             await self._sweep_safely()
@@ -134,7 +144,7 @@ class Reconciler:
 
     async def _pass_safely(self, key: Key) -> None:
         async with self._slots:
-            began = time.perf_counter()
+            began, temporary = time.perf_counter(), False
             try:
                 await self.pass_once(*key)
             except Exception as error:
@@ -145,6 +155,8 @@ class Reconciler:
                     exc_info=None if temporary else error,
                 )  # fmt: skip
             self._metrics.pass_seconds.observe(time.perf_counter() - began)
+        if self._unseen and not temporary:
+            self._unseen.discard(key)
 
     async def pass_once(self, workspace: str, deployment_id: str) -> None:
         """As many steps as there is something to do, under the deployment's lease."""

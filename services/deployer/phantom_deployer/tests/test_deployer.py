@@ -19,6 +19,7 @@ from phantom_platform.errors import (
     Unsupported,
 )
 from phantom_platform.outgoing import unpack_headers
+from phantom_platform.testing.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -472,6 +473,24 @@ async def test_a_deployer_that_restarts_adopts_what_runs(deployer: Deployer) -> 
     await deployer.settle(3)
     assert await deployer.route() == before
     assert deployer.machine.launches == launches
+
+
+async def test_after_a_restart_it_is_ready_once_it_knows_which_replicas_are_gone(deployer: Deployer) -> None:
+    await deployer.deploy(replicas=2)
+    await deployer.settle()
+    before = {each.launch_id for each in (await deployer.get()).processes if each.phase == "ready"}
+    assert len(before) == 2
+    deployer.machine.processes.clear()  # the machine was off
+    deployer.restart()
+    assert not deployer.reconciler.has_looked
+    task = asyncio.create_task(deployer.reconciler.run())
+    try:
+        await until(lambda: deployer.reconciler.has_looked)
+        found = await deployer.get()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not before & {each.launch_id for each in found.processes if each.phase == "ready"}
 
 
 async def test_two_deployers_do_not_work_on_one_deployment_at_once(deployer: Deployer) -> None:
