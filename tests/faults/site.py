@@ -94,12 +94,7 @@ class Site:
 
     def await_healthy(self, within_s: float = BACK_WITHIN_S) -> None:
         """Wait until everything that should run does, and serves."""
-
-        def why_not() -> str:
-            status = stack_status(self.layout)
-            return "" if status.is_healthy else str([p for p in status.processes if p.state != "healthy"])
-
-        eventually(lambda: not why_not(), f"being healthy: {why_not()}", within_s)
+        eventually(lambda: stack_status(self.layout).is_healthy, "everything being healthy", within_s)
 
     def _status(self, name: str) -> ProcessStatus | None:
         return next((each for each in stack_status(self.layout).processes if each.name == name), None)
@@ -189,6 +184,7 @@ class OwnGateway:
         self.name = f"gateway-{_FIRST_OWN + number}"
         self._child = gateway_child(site.layout, StackSettings(), _FIRST_OWN + number, kafka)
         self._ports: dict[str, int] = {}
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def grpc(self) -> str:
@@ -200,41 +196,36 @@ class OwnGateway:
         """/metrics and /ready."""
         return self._ports["metrics"]
 
-    def start(self, *, is_awaited: bool = True) -> OwnGateway:
-        """A new process; returns when it is ready, unless that is not awaited."""
+    def start(self) -> OwnGateway:
+        """A new process; returns when it is ready."""
         run = self._site.layout.run
         lock = take_lock(run / f"{self.name}.lock", patience_s=10)
         assert lock is not None, f"{self.name} runs already"
         self._ports = {what: free_port() for what in self._child.usual_ports}
         launch = self._child.launch(self._ports)
         try:
-            process = replace(launch, inherit=(lock,)).spawn()
+            self._process = replace(launch, inherit=(lock,)).spawn()
         finally:
             os.close(lock)
-        started = psutil.Process(process.pid).create_time()
-        record = Record(self.name, process.pid, started, self._ports, str(launch.log))
+        pid = self._process.pid
+        record = Record(self.name, pid, psutil.Process(pid).create_time(), self._ports, str(launch.log))
         record.write(run / f"{self.name}.json")
-        self._popen = process
-        if is_awaited:
-            self.await_ready()
+        eventually(lambda: not readiness(self.metrics_port), f"{self.name} being ready", BACK_WITHIN_S)
         return self
-
-    def await_ready(self, within_s: float = BACK_WITHIN_S) -> None:
-        """Wait until /ready says so."""
-        eventually(lambda: not readiness(self.metrics_port), f"{self.name} ready", within_s)
 
     def stop(self) -> None:
         """SIGTERM; fails where that does not end it."""
-        end([psutil.Process(self._popen.pid)], signal.SIGTERM, 40)
-        code = self._popen.wait(5)
+        assert self._process is not None
+        end([psutil.Process(self._process.pid)], signal.SIGTERM, 40)
+        code = self._process.wait(5)
         assert code == 0, f"{self.name} ended with {code}"
         stop_child(self._site.layout, self.name, lambda line: None)
 
     def remove(self) -> None:
         """However it is: nothing of it is left."""
         stop_child(self._site.layout, self.name, lambda line: None)
-        if self._ports:
-            self._popen.wait(10)
+        if self._process is not None:
+            self._process.wait(10)
         assert not is_locked(self._site.layout.run / f"{self.name}.lock")
 
 

@@ -52,7 +52,6 @@ def test_after_down_and_up_deployments_serve_again_and_counters_go_on(bench: Ben
 def test_down_without_up_and_without_a_control_process_stops_everything(
     bench: Bench, shop: Deployment
 ) -> None:
-    """The last test: nothing runs after it."""
     site = bench.site
     pids = site.pids()
     assert {"control", "gateway-0", "kafka", "postgres"} < set(pids)
@@ -64,3 +63,5 @@ def test_down_without_up_and_without_a_control_process_stops_everything(
     assert "model server" in said
     assert wait_gone(processes, 5) == []
     assert site.pids() == {}
+    site.up()
+    bench.deployments.wait_ready(shop.id)
