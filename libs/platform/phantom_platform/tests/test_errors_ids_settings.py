@@ -1,3 +1,4 @@
+import uuid
 from datetime import UTC, datetime
 
 import pytest
@@ -33,6 +34,15 @@ def test_a_uuid7_carries_its_time_and_its_version():
     assert one.int >> 80 == 1_700_000_000_123
     assert ids.uuid7(5) != ids.uuid7(5)
     assert str(ids.uuid7(1)) < str(ids.uuid7(2))
+
+
+def test_later_ids_of_a_process_sort_after_earlier_ones_though_the_clock_goes_back(monkeypatch):
+    made = [ids.new_id() for _ in range(2_000)]
+    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_700_000_000_000_000_000)
+    made += [ids.new_id() for _ in range(100)]
+    assert made == sorted(set(made))
+    assert {uuid.UUID(each).version for each in made} == {7}
+    assert {uuid.UUID(each).variant for each in made} == {uuid.RFC_4122}
 
 
 @pytest.mark.parametrize("good", ["a", "fraud-detection", "9", "a" * 63])
