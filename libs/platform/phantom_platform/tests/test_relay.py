@@ -194,3 +194,23 @@ async def test_events_that_wait_for_long_and_a_relay_that_follows_for_long_are_t
     follower = await running(OutboxRelay(world.another_database(), world.producer))
     (said,) = await until(follower.attention)
     assert said.endswith("another process sends them")
+
+
+class SlowProducer(ForgetfulProducer):
+    """Takes a moment to learn where a topic is, as a process does that has just been started."""
+
+    async def partitions(self, topic):
+        await asyncio.sleep(0.2)
+        return await self._inner.partitions(topic)
+
+
+async def test_a_relay_that_stops_sends_what_was_committed_before(world):
+    producer = SlowProducer(world.producer)
+    producer.is_dying = False
+    relay = OutboxRelay(world.database, producer)
+    await relay.start()
+    await until(lambda: relay.is_leading)
+    await _say(world.database, world, "default/a", "last")
+    await relay.stop()
+    assert await _is_empty(world)
+    assert await _published(world, world.log) == [("default/a", "last")]
