@@ -5,7 +5,7 @@ Also carried: `traceparent` (W3C), `phantom_version` on compacted topics, `ce_ag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -69,7 +69,7 @@ def decode(headers: Iterable[tuple[str, bytes]]) -> Envelope:
         source=texts["ce_source"],
         time=_time(texts["ce_time"]),
         content_type=texts.get("content-type", "application/json"),
-        aggregate_version=version_in(headers, AGGREGATE_VERSION),
+        aggregate_version=_version(texts, AGGREGATE_VERSION),
         traceparent=texts.get(TRACEPARENT),
     )
 
@@ -87,7 +87,11 @@ def as_texts(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
 
 def version_in(headers: Iterable[tuple[str, bytes]], name: str = VERSION) -> int | None:
     """The version that a header carries, None where it is absent; `Invalid` where it is no number >= 0."""
-    text = as_texts(headers).get(name)
+    return _version(as_texts(headers), name)
+
+
+def _version(texts: Mapping[str, str], name: str) -> int | None:
+    text = texts.get(name)
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 18:

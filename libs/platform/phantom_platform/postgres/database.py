@@ -163,7 +163,9 @@ class Database:
         if pool is None:
             raise Unavailable(f"{self.name} is not started", code="postgres_unavailable")
         with translated():
-            connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            # The pool's own time limit costs a task each time.
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                connection = await pool.acquire()
         try:
             yield connection
         finally:

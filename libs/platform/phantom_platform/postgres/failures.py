@@ -3,8 +3,7 @@ mistake, `Invalid`; every other failure passes as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import asyncpg
 
@@ -49,21 +48,29 @@ def _is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InternalClientError) and "(2) is in progress" in str(error)
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class translated:  # noqa: N801 - used as a verb; a class, since every statement passes through it
     """Around calls into asyncpg only: there an OSError or a timeout is the connection's."""
-    try:
-        yield
-    except (OSError, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
-        raise Unavailable(
-            f"Postgres is away: {reason}", code="postgres_unavailable", retry_after_s=RETRY_AFTER_S
-        ) from error
-    except DRIVER_ERRORS as error:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, OSError | TimeoutError):
+            reason = str(error) or type(error).__name__
+            raise Unavailable(
+                f"Postgres is away: {reason}", code="postgres_unavailable", retry_after_s=RETRY_AFTER_S
+            ) from error
+        if not isinstance(error, DRIVER_ERRORS):
+            return
         if (temporary := unavailable(error)) is not None:
             raise temporary from error
         if getattr(error, "sqlstate", None) in _UNSTORABLE:
             raise Invalid(
                 "a text contains a character that cannot be stored (NUL)", code="invalid_text"
             ) from error
-        raise

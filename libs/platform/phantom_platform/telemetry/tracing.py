@@ -7,9 +7,10 @@ have ids (for logs, events and callers) and are exported nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from types import TracebackType
 
+from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -51,7 +52,29 @@ def shutdown() -> None:
         provider.force_flush(2_000)
 
 
-@contextmanager
+class CurrentSpan:
+    """A span, from the beginning of a block to its end, current inside. (Three nested generators, as the API has
+    them, cost more than the work of some blocks.)"""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, started: Span) -> None:
+        self._span = started
+
+    def __enter__(self) -> Span:
+        self._token = context_api.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        context_api.detach(self._token)
+        if isinstance(error, Exception) and self._span.is_recording():
+            self._span.record_exception(error)
+            self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        self._span.end()
+
+
 def span(
     name: str,
     *,
@@ -60,19 +83,20 @@ def span(
     attributes: Mapping[str, Attribute] | None = None,
     links: Iterable[Context] = (),
     **attrs: Attribute,
-) -> Iterator[Span]:
+) -> CurrentSpan:
     """A span around a block, current inside it; an exception that leaves the block marks it failed.
 
     `links` are the other traces that the block works for, where it works for several at once.
     """
-    with _tracer.start_as_current_span(
-        name,
-        context=parent,
-        kind=kind,
-        attributes={**(attributes or {}), **attrs},
-        links=[Link(trace.get_current_span(each).get_span_context()) for each in links],
-    ) as current:
-        yield current
+    return CurrentSpan(
+        _tracer.start_span(
+            name,
+            context=parent,
+            kind=kind,
+            attributes={**attributes, **attrs} if attributes else attrs,
+            links=[Link(trace.get_current_span(each).get_span_context()) for each in links],
+        )
+    )
 
 
 def mark_failed(current: Span, reason: str) -> None:
