@@ -190,3 +190,8 @@ class Deployments:
     def route_versions(self, endpoint: str) -> builtins.list[int]:
         """The versions of an endpoint's route that are kept, ascending."""
         return list(self._client.call(self._stub.GetRoute, rpc.GetRouteRequest(endpoint=endpoint)).versions)
+
+    def gateways(self) -> builtins.list[values.Gateway]:
+        """The gateways that are known, and how far each has followed the routes."""
+        response = self._client.call(self._stub.ListGateways, rpc.ListGatewaysRequest())
+        return [values.Gateway.of(gateway) for gateway in response.gateways]

@@ -317,6 +317,22 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Gateway:
+    """A gateway process, as its acknowledgements tell; per endpoint, the route versions it has applied and drained."""
+
+    boot_id: str
+    state: str
+    last_seen: datetime | None
+    applied: dict[str, int]
+    drained: dict[str, int]
+
+    @classmethod
+    def of(cls, g: deployer.Gateway) -> Gateway:
+        """From the message."""
+        return cls(g.boot_id, g.state, _time(g.last_seen), dict(g.applied), dict(g.drained))
+
+
+@dataclass(frozen=True)
 class RevisionSummary:
     """What one revision answered, on one arm, by one kind of decision.
 

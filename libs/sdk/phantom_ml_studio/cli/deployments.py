@@ -167,6 +167,16 @@ def delete_deployment(
         show(Deployments(client).delete(deployment), _DETAILS, output)
 
 
+@deployments.command("gateways")
+def list_gateways(output: OutputOption = Format.TABLE) -> None:
+    """The gateways, and the route versions that each has applied and drained."""
+    from phantom_ml_studio import Deployments
+
+    with connected() as client:
+        columns = ["boot_id", "state", "last_seen", "applied", "drained"]
+        show(Deployments(client).gateways(), columns, output)
+
+
 @canary.command()
 def promote(
     deployment: str,

@@ -224,6 +224,7 @@ EMPTY = {
     "approvals list": ("ListApprovals", registry.ListApprovalsResponse()),
     "env list": ("ListEnvironments", deployer.ListEnvironmentsResponse()),
     "deployments list": ("ListDeployments", deployer.ListDeploymentsResponse()),
+    "deployments gateways": ("ListGateways", deployer.ListGatewaysResponse()),
     "users list": ("ListUsers", governance.ListUsersResponse()),
     "dlq list --service monitor": ("ListDeadLetters", dead_letters.ListDeadLettersResponse()),
 }
