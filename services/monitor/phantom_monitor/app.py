@@ -42,7 +42,7 @@ def build(context: ServiceContext, settings: MonitorSettings) -> Application:
             session_settings=SESSION,
         )
     )
-    app.add(OutboxRelay(database, context.producer))
+    app.add(OutboxRelay(database, context.producer, registry=context.registry))
     windows, predictions = PostgresWindows(database), PostgresPredictions(database)
     known = KnownRoutes()
     monitor = Monitor(database, windows, PostgresGateways(database), predictions, known)
