@@ -89,7 +89,7 @@ class Deployments:
     def wait_ready(
         self, deployment_id: str, timeout_s: float = 120.0, on_change: Callable[[str], None] | None = None
     ) -> values.Deployment:
-        """Wait until every live revision is ready and the gateways know its route.
+        """Wait until every live revision is ready, with all its replicas, and the gateways know its route.
 
         `on_change` is told each new reason. Errors: Failed `revision_failed`; TimedOut `not_ready` with the reason.
         """
@@ -101,7 +101,9 @@ class Deployments:
             if failed is not None:
                 raise Failed(f"{failed.revision} failed: {failed.reason}", code="revision_failed")
             is_known = deployment.acknowledged_route_version >= deployment.route_version > 0
-            if revisions and is_known and all(r.phase == "ready" for r in revisions):
+            # Of a revision that was ready, replicas may have ended since: after a restart of everything, all of them.
+            is_whole = deployment.phase != "degraded"
+            if revisions and is_known and is_whole and all(r.phase == "ready" for r in revisions):
                 return deployment
             reason = deployment.reason or "the gateways have not all applied the route"
             if on_change and reason != told:
