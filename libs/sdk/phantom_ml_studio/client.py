@@ -16,7 +16,13 @@ from phantom_ml_studio import credentials, tracing
 from phantom_ml_studio.errors import Invalid, PhantomError, Unauthenticated, Unavailable, from_rpc_error
 
 T = TypeVar("T")
-_OPTIONS = [("grpc.max_receive_message_length", 72 << 20), ("grpc.max_send_message_length", 72 << 20)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 72 << 20),
+    ("grpc.max_send_message_length", 72 << 20),
+    # By default a channel looks again after up to two minutes: longer than anybody waits for a restart.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 _PAUSE_S = 0.2
 _STREAM_S = 3600.0
 

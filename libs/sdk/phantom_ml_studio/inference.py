@@ -13,7 +13,13 @@ import grpc
 from phantom_ml_studio import credentials, oip, tracing
 from phantom_ml_studio.errors import Invalid, from_rpc_error
 
-_OPTIONS = [("grpc.max_receive_message_length", 72 << 20), ("grpc.max_send_message_length", 72 << 20)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 72 << 20),
+    ("grpc.max_send_message_length", 72 << 20),
+    # By default a channel looks again after up to two minutes: longer than anybody waits for a restart.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 _NUMERIC = {"FP64": "d", "FP32": "f", "INT64": "q", "INT32": "i", "BOOL": "?"}
 _INT64 = 2**63
 Value = float | int | bool | str | None
