@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import structlog
 from opentelemetry import trace
 
+from phantom_platform.telemetry.repeats import Repeats
+
 REDACTED = "[redacted]"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -64,6 +66,7 @@ def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -
             ],
         )
     )
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
