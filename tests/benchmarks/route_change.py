@@ -1,7 +1,7 @@
 """From a committed route version to the first answer that carries it, under light traffic, on a whole stack.
 
-The clock starts when `SetCanaryWeight` has answered (it answers after commit, without waiting for gateways) and stops at the
-first answer whose `phantom-route-version` is that version or newer.
+The clock starts when `SetCanaryWeight` has answered (it answers after commit, without waiting for gateways) and
+stops at the first answer whose `phantom-route-version` is that version or newer.
 
     python tests/benchmarks/route_change.py [--changes 200] [--json FILE]
 """
