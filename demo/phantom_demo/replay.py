@@ -48,11 +48,6 @@ class Ledger:
     calls: list[Answered] = field(default_factory=list)
     outcomes: int = 0
 
-    @property
-    def failures(self) -> list[Answered]:
-        """Calls that did not get an answer."""
-        return [call for call in self.calls if call.error]
-
 
 def encode_requests(flights: Flights, endpoint: str, columns: Sequence[str], run: str) -> list[bytes]:
     """One serialised ModelInferRequest a flight: a named tensor a feature, the tail number as unit."""

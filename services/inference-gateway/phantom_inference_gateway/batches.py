@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from phantom.predictions.v1.prediction_batch_pb2 import KIND_ANSWER, FailedAttempt, PredictionBatch
 from phantom_inference_gateway.calls import Entry, Part
+from phantom_inference_gateway.wire import varint
 
 MAX_ROWS = 512
 """Rows a batch, and records a batch where calls without rows are many."""
@@ -208,16 +209,6 @@ def cost_of(entry: Entry) -> int:
 def shorten(text: str) -> str:
     """The first 1,024 characters."""
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT]
-
-
-def varint(value: int) -> bytes:
-    """A non-negative number as protobuf writes it."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _add_attempts(batch: PredictionBatch, number: int, entry: Entry) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -46,13 +45,6 @@ class QualitySums(NamedTuple):
     log_loss: float
 
 
-@dataclass
-class Exported:
-    """Samples by family, as last read."""
-
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
-
-
 class Exporter:
     """Reads what changed and keeps the samples for scrapes; a collector of the registry it is given."""
 
@@ -69,7 +61,8 @@ class Exporter:
         self._read_at: datetime | None = None
         self._recent: dict[WindowKey, StoredWindow] = {}
         self._quality: dict[WindowKey, QualitySums] = {}
-        self._exported = Exported()
+        # By family, as last read.
+        self._exported: dict[str, list[Sample]] = {}
         self._counted: dict[str, list[Sample]] = {}
         self._counted_at = datetime.min.replace(tzinfo=UTC)
         registry.register(self)
@@ -96,7 +89,7 @@ class Exporter:
         samples = _gauges(self._recent.values(), now.timestamp()) | _quality_gauges(self._quality)
         totals = await self._windows.totals()
         samples |= _counters([total for total in totals if total["updated_at"] >= now - TOTALS])
-        self._exported = Exported(samples | await self._states(now))
+        self._exported = samples | await self._states(now)
 
     def collect(self) -> Iterator[Metric]:
         """Called by a scrape."""
@@ -108,7 +101,7 @@ class Exporter:
                 )
             else:
                 family = GaugeMetricFamily(export.name, export.help, labels=export.labels)
-            for labels, value in self._exported.samples.get(export.name, ()):
+            for labels, value in self._exported.get(export.name, ()):
                 family.add_metric(labels, value)
             yield family
 

@@ -20,9 +20,9 @@ from phantom_inference_gateway.batches import (
     MAX_ROWS,
     BatchBuilder,
     parts_of,
-    varint,
 )
 from phantom_inference_gateway.calls import Entry, FailedAttempt, Part
+from phantom_inference_gateway.wire import varint
 
 _numbers = itertools.count(1)
 
