@@ -1,0 +1,1 @@
+"""What the benchmarks share. Imports within it are relative: scripts know it as `harness`, tests otherwise."""
