@@ -71,10 +71,10 @@ def probabilities(count: int = 1, features: int = FEATURES, trees: int = TREES) 
     return tuple(float(each) for each in booster.inplace_predict(rows(count, features)))
 
 
-def check(found: npt.ArrayLike, count: int = 1) -> None:
+def check(found: npt.ArrayLike, count: int = 1, features: int = FEATURES, trees: int = TREES) -> None:
     """Raise CannotMeasure unless `found` are the model's probabilities of `rows(count)`."""
     values = np.asarray(found, np.float64).reshape(-1)
-    expected = np.asarray(probabilities(count))
+    expected = np.asarray(probabilities(count, features, trees))
     if values.shape != expected.shape or not np.allclose(values, expected, rtol=0, atol=TOLERANCE):
         raise CannotMeasure(f"a wrong answer: {values[:4]} instead of {expected[:4]} ({count} rows)")
 
