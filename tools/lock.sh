@@ -8,6 +8,6 @@ cache=${PHANTOM_CACHE_DIR:-.cache}
 [ -x "$cache/lock/bin/uv" ] || { python3 -m venv "$cache/lock" && "$cache/lock/bin/pip" install -q uv==0.13.9; }
 for input in "${inputs[@]}"; do
   echo "lock: $input" >&2
-  "$cache/lock/bin/uv" pip compile --quiet --no-header --generate-hashes --python-version 3.11 \
+  "$cache/lock/bin/uv" pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 \
     --output-file "$input.lock" "$input.in"
 done
