@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import grpc
 
@@ -139,7 +140,7 @@ class ClientCall(Stream):
 
 class _ClientConnection(Connection):
     preface = frames.PREFACE
-    settings = {frames.ENABLE_PUSH: 0}
+    settings: ClassVar[dict[int, int]] = {frames.ENABLE_PUSH: 0}
 
     def __init__(self, on_message: Callable[[bytes], None], max_message: int, keepalive: Keepalive) -> None:
         super().__init__()
@@ -172,6 +173,10 @@ class _ClientConnection(Connection):
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
         super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """Read on: were both sides to stop reading until the other does, neither would go on."""
+        self.is_writable = False
 
     def headers_received(self, stream_id: int, block: bytes, is_last: bool) -> None:
         pairs = self._decoder.decode(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from phantom_platform.http2 import frames
 from phantom_platform.http2.frames import ConnectionError_, StreamError
@@ -23,7 +23,7 @@ _STREAM_ID = frames.MAX_WINDOW
 class Connection(asyncio.Protocol):
     """A protocol of asyncio; subclasses are the server's and the client's side."""
 
-    settings: dict[int, int] = {}
+    settings: ClassVar[dict[int, int]] = {}
     preface = b""
     stream_credit = STREAM_WINDOW
 

@@ -157,7 +157,7 @@ def _text(value: bytes) -> bytes:
 class HeaderEncoder:
     """What one side repeats on a connection goes into the peer's table, once; all else is written as it is.
 
-    Only a few short fields are ever added, so nothing is evicted and an index stays what it is but for those added later.
+    Only a few short fields are ever added: nothing is evicted, and an index moves only by what is added later.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class HeaderEncoder:
         self._start = b""
 
     def limit(self, table_bytes: int) -> None:
-        """The peer says how large its table may be; with less than the usual 4096 bytes it is left alone from now on."""
+        """How large the peer's table may be; with less than the usual 4096 bytes it is left alone from now on."""
         if self._is_on and table_bytes < _TABLE_BYTES:
             self._is_on = False
             self._added.clear()

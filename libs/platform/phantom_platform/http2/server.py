@@ -1,8 +1,8 @@
 """A gRPC server that stands in for `grpc.aio.server`: the same handlers, an event loop's protocol underneath.
 
 It takes what the gateway and the model server use: insecure ports, generic and registered handlers of all four kinds,
-messages compressed with gzip or deflate, deadlines for handlers to read, cancellation, graceful stop. It refuses what it
-has not: TLS.
+messages compressed with gzip or deflate, deadlines for handlers to read, cancellation, graceful stop. It refuses
+what it has not: TLS.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 
@@ -109,7 +109,7 @@ class Server(grpc.aio.Server):
 class ServerConnection(Connection):
     """One client's connection."""
 
-    settings = {
+    settings: ClassVar[dict[int, int]] = {
         frames.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
         frames.MAX_HEADER_LIST_SIZE: 16 * 1024,
     }
@@ -154,7 +154,7 @@ class ServerConnection(Connection):
         self.gone.set()
 
     def shut_down(self) -> None:
-        """Say GOAWAY twice: the second time, after the client has heard the first, with the last stream that is served."""
+        """Say GOAWAY twice: once the client has heard the first, again with the last stream that is served."""
         self._is_leaving = True
         if self._awaited:
             self.transport.close()
