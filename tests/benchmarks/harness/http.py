@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 
 class HttpFailure(Exception):
@@ -36,8 +37,8 @@ class HttpConnection(asyncio.Protocol):
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are asyncio's in all but their type.
+        self._transport = cast(asyncio.Transport, transport)
 
     async def post(self, body: bytes) -> bytes:
         """The answer's body; HttpFailure where its status is not 200."""
