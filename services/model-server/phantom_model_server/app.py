@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
 from prometheus_client import CollectorRegistry
 
 from phantom_contracts.launch import EXIT_FAILED, EXIT_LOCKED, EXIT_RETRY, LaunchFile, ReplicaFile
@@ -23,6 +22,7 @@ from phantom_model_server.metrics import Metrics
 from phantom_model_server.service import ModelServer
 from phantom_model_server.settings import ModelServerSettings
 from phantom_platform.errors import Invalid, PhantomError, Refused, Unavailable
+from phantom_platform.http2.server import Server
 from phantom_platform.telemetry import logs
 from phantom_platform.telemetry.http import MetricsServer
 from phantom_runtimes import Invalid as InvalidModel
@@ -136,16 +136,7 @@ class Replica:
         http = MetricsServer(self._registry, order.host, order.http_port, self._unready)
         await http.start()
         stack.push_async_callback(http.stop)
-        doors = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", settings.max_request_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Gateways ping idle streams to see whether we live; by default a server ends them as "too many pings".
-                ("grpc.http2.max_ping_strikes", 0),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ]
-        )
+        doors = Server(max_message=settings.max_request_bytes)
         doors.add_generic_rpc_handlers(tuple(rpc.handlers(work)))
         rpc.reflect(doors)
         try:

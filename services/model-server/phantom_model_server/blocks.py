@@ -3,81 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 
-import numpy as np
-
-from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom.predictions.v1 import prediction_batch_pb2 as log
-from phantom_model_server.decoding import Rows
+from phantom_model_server.answers import Encoded
+from phantom_model_server.encoding import packed, tag, varint
 from phantom_model_server.projection import Numbers, Projection
-from phantom_runtimes import Predictions
+from phantom_model_server.requests import Call
 
 MAX_ROWS = 512
 MAX_BYTES = 384 * 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """One call in the group: its index in the frame and its rows."""
-
-    call: int
-    rows: Rows
+_BLOCK = tag(1)  # of a PackedBlock
+_ROWS, _NUMBER_WIDTH, _UNKNOWN = (tag(number, delimited=False) for number in (1, 5, 13))  # of a Block
+_NUMBERS, _CATEGORIES, _LABELS, _VALUES, _SCORES, _PROBABILITIES = (tag(n) for n in (4, 6, 7, 9, 10, 11))
 
 
 class Packer:
     """Packs what one model answered for one endpoint."""
 
-    def __init__(self, projection: Projection, runtime: str) -> None:
+    def __init__(self, projection: Projection) -> None:
         self._projection = projection
-        self._runtime = runtime
-        self._template = log.Block(
-            number_columns=projection.number_columns,
-            category_columns=projection.text_columns,
-            class_labels=projection.model.class_labels,
-            runtime=runtime,
-        )
+        self._templates: dict[str, bytes] = {}  # what all blocks of a runtime have in common, serialized
 
-    def pack(self, calls: Sequence[Packed], numbers: Numbers, found: Predictions) -> list[pb.PackedBlock]:
-        """Blocks of the calls' rows. `numbers` and `found` hold the rows of all calls, one after the other."""
-        limit = self._rows_per_block(calls, numbers)
-        total = len(numbers)
+    def pack(
+        self, calls: Sequence[Call], numbers: Numbers, found: Encoded, rows: int, runtime: str
+    ) -> list[bytes]:
+        """Serialized PackedBlocks of the calls' rows, which lie one after the other in `numbers` and `found`."""
+        template = self._templates.get(runtime) or self._template(runtime)
+        limit = self._rows_per_block(calls, numbers, len(template))
         texts = self._texts(calls)
-        packed = []
-        for start in range(0, total, limit):
-            rows = slice(start, min(start + limit, total))
-            block = self._block(numbers, found, texts, rows)
-            entry = pb.PackedBlock()
-            for call, offset, count in _parts(calls, rows):
-                entry.calls.append(call.call)
-                entry.row_offsets.append(offset)
-                entry.rows.append(count)
-                if offset == 0:
-                    block.unknown_categories += call.rows.unknown
-            entry.block = block.SerializeToString()
-            packed.append(entry)
-        return packed
+        columns = _Columns(numbers, found, rows)
+        made = []
+        for start in range(0, rows, limit):
+            stop = min(start + limit, rows)
+            block = [template, columns.fields(start, stop)]
+            if texts:
+                block.append(_categories(texts, start, stop))
+            parts = list(_parts(calls, start, stop))
+            unknown = sum([call.rows.unknown for call, offset, _ in parts if offset == 0])
+            if unknown:
+                block += (_UNKNOWN, varint(unknown))
+            content = b"".join(block)
+            made.append(
+                b"".join(
+                    (
+                        _BLOCK,
+                        varint(len(content)),
+                        content,
+                        packed(2, [call.index for call, _, _ in parts]),
+                        packed(3, [offset for _, offset, _ in parts]),
+                        packed(4, [count for _, _, count in parts]),
+                    )
+                )
+            )
+        return made
 
-    def _block(self, numbers: Numbers, found: Predictions, texts: list[list[str]], rows: slice) -> log.Block:
-        block = log.Block()
-        block.CopyFrom(self._template)
-        block.rows = rows.stop - rows.start
-        block.numbers = numbers[rows].tobytes()
-        block.number_width = numbers.dtype.itemsize
-        if texts:
-            columns = [column[rows] for column in texts]
-            block.categories.extend(chain.from_iterable(zip(*columns, strict=True)))
-        if found.labels is not None:
-            block.label_indexes = found.labels[rows].tobytes()
-            block.scores = found.scores[rows].astype(np.float32).tobytes()
-        if found.values is not None:
-            block.values = found.values[rows].tobytes()
-        if found.probabilities is not None:
-            block.probabilities = found.probabilities[rows].tobytes()
-        return block
+    def _template(self, runtime: str) -> bytes:
+        made = log.Block(
+            number_columns=self._projection.number_columns,
+            category_columns=self._projection.text_columns,
+            class_labels=self._projection.model.class_labels,
+            runtime=runtime,
+        ).SerializeToString()
+        self._templates[runtime] = made
+        return made
 
-    def _texts(self, calls: Sequence[Packed]) -> list[list[str]]:
+    def _texts(self, calls: Sequence[Call]) -> list[list[str]]:
         """Each text column of all rows; empty text where it did not come."""
         columns = []
         for place in range(len(self._projection.text_columns)):
@@ -88,26 +80,59 @@ class Packer:
             columns.append(column)
         return columns
 
-    def _rows_per_block(self, calls: Sequence[Packed], numbers: Numbers) -> int:
-        longest = max(
-            (len(text) for call in calls for column in call.rows.texts if column for text in column),
-            default=0,
-        )
+    def _rows_per_block(self, calls: Sequence[Call], numbers: Numbers, used: int) -> int:
         classes = len(self._projection.model.class_labels)
         row = numbers.shape[1] * numbers.dtype.itemsize + 16 + 4 * classes
-        row += len(self._projection.text_columns) * (4 * longest + 5)  # a character takes 4 bytes at most
-        room = MAX_BYTES - int(self._template.ByteSize()) - 64
-        fitting: int = max(1, min(MAX_ROWS, room // row))
-        return fitting
+        if self._projection.text_columns:
+            longest = max(
+                (len(text) for call in calls for column in call.rows.texts if column for text in column),
+                default=0,
+            )
+            row += len(self._projection.text_columns) * (4 * longest + 5)  # a character: 4 bytes at most
+        fitting: int = (MAX_BYTES - used - 64) // row
+        return max(1, min(MAX_ROWS, fitting))
 
 
-def _parts(calls: Sequence[Packed], rows: slice) -> Iterator[tuple[Packed, int, int]]:
+class _Columns:
+    """The columns of all rows, cut into the fields of a Block."""
+
+    def __init__(self, numbers: Numbers, found: Encoded, rows: int) -> None:
+        self._number_width = _NUMBER_WIDTH + varint(numbers.dtype.itemsize)
+        each = (
+            (_NUMBERS, numbers.tobytes()),
+            (_LABELS, found.label_indexes),
+            (_VALUES, found.values),
+            (_SCORES, found.scores if found.labels else b""),
+            (_PROBABILITIES, found.probabilities),
+        )
+        self._columns = [(start, column, len(column) // rows) for start, column in each if column]
+
+    def fields(self, start: int, stop: int) -> bytes:
+        """Serialized fields of the rows from `start` to `stop`."""
+        parts = [_ROWS, varint(stop - start), self._number_width]
+        for begin, column, width in self._columns:
+            parts += (begin, varint((stop - start) * width), column[start * width : stop * width])
+        return b"".join(parts)
+
+
+def _categories(texts: list[list[str]], start: int, stop: int) -> bytes:
+    """The field `categories`, row by row; an element that is empty is written, too."""
+    parts: list[bytes] = []
+    for row in zip(*[column[start:stop] for column in texts], strict=True):
+        for text in row:
+            content = text.encode()
+            parts += (_CATEGORIES, varint(len(content)), content)
+    return b"".join(parts)
+
+
+def _parts(calls: Sequence[Call], start: int, stop: int) -> Iterator[tuple[Call, int, int]]:
     """The calls that lie in these rows: call, offset of the part in the call, rows of it."""
     at = 0
     for call in calls:
-        first, last = max(at, rows.start), min(at + call.rows.count, rows.stop)
+        end = at + call.rows.count
+        first, last = max(at, start), min(end, stop)
         if first < last:
             yield call, first - at, last - first
-        at += call.rows.count
-        if at >= rows.stop:
+        at = end
+        if at >= stop:
             return

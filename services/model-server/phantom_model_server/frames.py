@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom_contracts.launch import LaunchFile
 from phantom_contracts.schema import EndpointSchema
-from phantom_model_server import failures
+from phantom_model_server import failures, frame_codec
 from phantom_model_server.draining import Gate
 from phantom_model_server.service import Answered, Asked, Endpoint, ModelServer
 from phantom_platform.errors import Invalid, Refused
 from phantom_platform.telemetry import logs
-
-DEFAULT_MS = 30_000
-"""For calls of a frame that says nothing of their time."""
 
 log = logs.get(__name__)
 
@@ -59,7 +55,7 @@ class Stream:
         """Raises PhantomError where the stream cannot go on."""
         try:
             while (raw := await read(self._context)) is not None:
-                await self._receive(_parsed(raw))
+                await self._receive(frame_codec.read_message(raw))
             if self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
@@ -96,13 +92,13 @@ class Stream:
         opened = pb.Opened(
             replica_id=launch.replica_id, revision=launch.revision, schema_version=opening.schema_version
         )
-        await self._write(pb.FramesResponse(opened=opened))
+        await self._write(pb.FramesResponse(opened=opened).SerializeToString())
         if is_first:
             self._work.gate.opened(id(self), self._say_draining)
 
     async def _take(self, frame: pb.RequestFrame, endpoint: Endpoint) -> None:
         received = time.monotonic()
-        calls = _calls(frame, received)
+        calls = frame_codec.read_calls(frame, received)
         gate = self._work.gate
         if gate.is_draining:
             refused = Answered([b""] * len(calls), {n: failures.draining() for n in range(len(calls))})
@@ -134,37 +130,24 @@ class Stream:
             self._work.gate.end(len(calls))
 
     async def _answer(self, sequence: int, answered: Answered) -> None:
-        frame = pb.AnswerFrame(sequence=sequence, responses=answered.replies, blocks=answered.blocks)
-        if answered.errors:
-            codes = [0] * len(answered.replies)
-            for call, error in sorted(answered.errors.items()):
-                codes[call] = failures.code_of(error)
-                frame.errors.add(call=call, reason=error.code, message=error.message[:1000])
-            frame.codes.extend(codes)
-        await self._write(pb.FramesResponse(frame=frame))
+        await self._write(frame_codec.write_answer(sequence, answered))
 
     async def _say_draining(self, route_record: bytes) -> None:
         try:
-            await self._write(pb.FramesResponse(draining=pb.Draining(route_record=route_record)))
+            draining = pb.FramesResponse(draining=pb.Draining(route_record=route_record))
+            await self._write(draining.SerializeToString())
         except Exception as error:  # the stream ended in the meantime
             log.info("draining not delivered", action="draining_not_delivered", error=str(error))
 
-    async def _write(self, message: pb.FramesResponse) -> None:
+    async def _write(self, message: bytes) -> None:
         async with self._writing:  # a context takes one write at a time
-            await self._context.write(message.SerializeToString())
+            await self._context.write(message)
 
 
 async def read(context: Context) -> bytes | None:
     """The client's next message; None where it has closed its side."""
     message: Any = await context.read()
     return None if message is grpc.aio.EOF else message
-
-
-def _parsed(raw: bytes) -> pb.FramesRequest:
-    try:
-        return pb.FramesRequest.FromString(raw)
-    except DecodeError as error:
-        raise Invalid("the message is no FramesRequest", code="unparsable_request") from error
 
 
 def _schema(raw: bytes) -> EndpointSchema:
@@ -175,13 +158,3 @@ def _schema(raw: bytes) -> EndpointSchema:
             f"{'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors()[:3]
         )
         raise Invalid(f"the endpoint's schema is not valid: {wrong}", code="invalid_schema") from error
-
-
-def _calls(frame: pb.RequestFrame, received: float) -> list[Asked]:
-    remaining: Sequence[int] = frame.remaining_ms or [DEFAULT_MS] * len(frame.requests)
-    if len(remaining) != len(frame.requests):
-        raise Invalid(
-            f"frame {frame.sequence} has {len(frame.requests)} requests and {len(remaining)} times",
-            code="bad_frame",
-        )
-    return [Asked(body, received + ms / 1000) for body, ms in zip(frame.requests, remaining, strict=True)]

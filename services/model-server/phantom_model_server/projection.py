@@ -103,11 +103,14 @@ class Projection:
 
     def check(self, matrix: Numbers) -> None:
         """Raise Invalid where a value is infinite, is missing but may not be, or is no whole number but must be."""
-        if np.isinf(matrix).any():
-            self._fail(np.isinf(matrix), range(matrix.shape[1]), "invalid_value", "an infinite value")
+        infinite = np.isinf(matrix)
+        if np.count_nonzero(infinite):
+            self._fail(infinite, range(matrix.shape[1]), "invalid_value", "an infinite value")
         if self._filled:
-            here = matrix[:, self._filled]
-            self._fail(np.isnan(here), self._filled, "missing_value", "no value, or none of its categories")
+            absent = np.isnan(matrix)
+            if np.count_nonzero(absent):
+                what = "no value, or none of its categories"
+                self._fail(absent[:, self._filled], self._filled, "missing_value", what)
         if self._whole:
             here = matrix[:, self._whole]
             self._fail((here != np.rint(here)) & ~np.isnan(here), self._whole, "invalid_value", "a fraction")

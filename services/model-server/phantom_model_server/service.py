@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from inference import grpc_service_pb2 as oip
-from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom_contracts.schema import EndpointSchema, ModelSchema, endpoint_schema
 from phantom_model_server import failures
-from phantom_model_server.answers import Answers
-from phantom_model_server.blocks import Packed, Packer
+from phantom_model_server.answers import Answers, encode
+from phantom_model_server.blocks import Packer
 from phantom_model_server.decoding import Decoder, Rows
 from phantom_model_server.projection import Numbers, Projection
+from phantom_model_server.requests import Call, Reader
 from phantom_platform.errors import Invalid, PhantomError
 from phantom_platform.telemetry import logs
 from phantom_runtimes import Model, Predictions
@@ -45,28 +43,20 @@ class Answered:
 
     replies: list[bytes]  # empty where the call failed
     errors: dict[int, PhantomError] = field(default_factory=dict)
-    blocks: list[pb.PackedBlock] = field(default_factory=list)
+    blocks: list[bytes] = field(default_factory=list)  # serialized PackedBlocks
     rows: int = 0
     runs: int = 0  # how often the model was run
     missing: int = 0
     unknown: int = 0
 
 
-@dataclass(slots=True)
-class _Call:
-    index: int
-    request: oip.ModelInferRequest
-    rows: Rows
-    wanted: tuple[str, ...]
-
-
 class Endpoint:
     """What is needed to answer for one endpoint: its schema seen by this model."""
 
-    def __init__(self, schema: EndpointSchema, model: Model) -> None:
+    def __init__(self, schema: EndpointSchema, model: Model, answers: Answers) -> None:
         self.projection = Projection(schema, model.schema)
-        self.decoder = Decoder(self.projection)
-        self.packer = Packer(self.projection, model.runtime)
+        self.reader = Reader(Decoder(self.projection), answers.wanted)
+        self.packer = Packer(self.projection)
 
 
 class ModelServer:
@@ -84,18 +74,18 @@ class ModelServer:
 
     def endpoint(self, schema: EndpointSchema) -> Endpoint:
         """For the frames of an endpoint. Invalid `schema_conflict` where a column is text on one side only."""
-        return Endpoint(schema, self.model)
+        return Endpoint(schema, self.model, self._answers)
 
     def answer(self, endpoint: Endpoint, calls: Sequence[Asked], now: float) -> Answered:
         """Answers for all calls. One that fails never fails its neighbours. `now` is on the monotonic clock."""
         started = time.perf_counter()
         answered = Answered([b""] * len(calls))
-        groups: dict[np.dtype[np.float32] | np.dtype[np.float64], list[_Call]] = {}
-        for index, call in enumerate(calls):
+        groups: dict[type, list[Call]] = {}
+        for index, asked in enumerate(calls):
             try:
-                if call.deadline <= now:
+                if asked.deadline <= now:
                     raise failures.too_late()
-                decoded = self._decode(endpoint, index, call.body)
+                call = endpoint.reader.read(index, asked.body)
             except PhantomError as error:
                 answered.errors[index] = error
                 continue
@@ -103,23 +93,13 @@ class ModelServer:
                 log.error("decoding failed", action="decoding_failed", exc_info=error)
                 answered.errors[index] = PhantomError("the request could not be decoded", code="internal")
                 continue
-            groups.setdefault(decoded.rows.numbers.dtype, []).append(decoded)
+            groups.setdefault(call.rows.kind, []).append(call)
         for group in groups.values():
             self._answer_group(endpoint, group, answered)
         self._observer.answered(answered, time.perf_counter() - started)
         return answered
 
-    def _decode(self, endpoint: Endpoint, index: int, body: bytes) -> _Call:
-        try:
-            request = oip.ModelInferRequest.FromString(body)
-        except DecodeError as error:
-            raise Invalid(
-                "the request is no ModelInferRequest: it is cut off, or a text in it is no UTF-8",
-                code="unparsable_request",
-            ) from error
-        return _Call(index, request, endpoint.decoder.decode(request), self._answers.wanted(request))
-
-    def _answer_group(self, endpoint: Endpoint, group: list[_Call], answered: Answered) -> None:
+    def _answer_group(self, endpoint: Endpoint, group: list[Call], answered: Answered) -> None:
         numbers, matrix = _matrix(endpoint, group)
         try:
             endpoint.projection.check(matrix)
@@ -145,7 +125,7 @@ class ModelServer:
             return
         self._reply(endpoint, group, numbers, found, answered)
 
-    def _sound(self, endpoint: Endpoint, group: list[_Call], answered: Answered) -> list[_Call]:
+    def _sound(self, endpoint: Endpoint, group: list[Call], answered: Answered) -> list[Call]:
         """The calls of a group whose values may be handed to the model."""
         sound = []
         for call in group:
@@ -157,29 +137,33 @@ class ModelServer:
         return sound
 
     def _reply(
-        self, endpoint: Endpoint, group: list[_Call], numbers: Numbers, found: Predictions, answered: Answered
+        self, endpoint: Endpoint, group: list[Call], numbers: Numbers, found: Predictions, answered: Answered
     ) -> None:
-        at = 0
-        for call in group:
-            rows = slice(at, at + call.rows.count)
-            answered.replies[call.index] = self._answers.reply(
-                call.request, found, rows, call.wanted, is_raw=call.rows.is_raw
-            )
-            at = rows.stop
-            answered.missing += call.rows.missing
-            answered.unknown += call.rows.unknown
-        answered.rows += at
-        packed = [Packed(call.index, call.rows) for call in group]
-        answered.blocks += endpoint.packer.pack(packed, numbers, found)
+        encoded = encode(found)
+        for call, reply in zip(group, self._answers.replies(group, encoded), strict=True):
+            answered.replies[call.index] = reply
+            rows = call.rows
+            answered.rows += rows.count
+            answered.missing += rows.missing
+            answered.unknown += rows.unknown
+        answered.blocks += endpoint.packer.pack(group, numbers, encoded, len(numbers), self.model.runtime)
 
 
-def _matrix(endpoint: Endpoint, group: list[_Call]) -> tuple[Numbers, Numbers]:
+def _matrix(endpoint: Endpoint, group: list[Call]) -> tuple[Numbers, Numbers]:
     """The endpoint's numbers and the model's features, of all rows of the group."""
-    if len(group) == 1:
-        only = group[0].rows
-        return only.numbers, endpoint.projection.matrix(only.numbers, only.codes)
-    numbers: Numbers = np.concatenate([call.rows.numbers for call in group])
+    numbers = _numbers([call.rows for call in group])
     codes = None
     if endpoint.projection.text_features:
         codes = np.concatenate([call.rows.codes for call in group if call.rows.codes is not None])
     return numbers, endpoint.projection.matrix(numbers, codes)
+
+
+def _numbers(rows: list[Rows]) -> Numbers:
+    """The numbers of all of them, one after the other; they are of one kind."""
+    if len(rows) == 1:
+        return rows[0].numbers
+    plain = [each.values for each in rows if isinstance(each.values, bytes)]
+    if len(plain) < len(rows):
+        joined: Numbers = np.concatenate([each.numbers for each in rows])
+        return joined
+    return np.frombuffer(b"".join(plain), dtype=rows[0].kind).reshape(-1, rows[0].columns)

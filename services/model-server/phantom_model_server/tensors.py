@@ -6,6 +6,7 @@ Everything here raises `Invalid` that names the tensor, what was expected and wh
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,17 +55,10 @@ def wrong(code: str, tensor: str, expected: str, came: str) -> Invalid:
     )
 
 
-def raw_contents(request: ModelInferRequest) -> list[bytes] | None:
-    """The request's raw contents, one an input; None where it uses typed contents."""
+def raw_contents(request: ModelInferRequest) -> Sequence[bytes]:
+    """The contents of a request that has raw ones, one an input."""
     raw = request.raw_input_contents
-    if not raw:
-        return None
-    if len(raw) != len(request.inputs):
-        raise Invalid(
-            f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs; it needs one an input, in "
-            "order",
-            code="wrong_length",
-        )
+    check_count(len(raw), len(request.inputs))
     for tensor in request.inputs:
         if tensor.HasField("contents") and tensor.contents.ByteSize():
             raise Invalid(
@@ -72,7 +66,16 @@ def raw_contents(request: ModelInferRequest) -> list[bytes] | None:
                 code="mixed_contents",
                 tensor=tensor.name[:80],
             )
-    return list(raw)
+    return raw
+
+
+def check_count(came: int, inputs: int) -> None:
+    """As many raw contents came as there are inputs."""
+    if came != inputs:
+        raise Invalid(
+            f"raw_input_contents has {came} entries for {inputs} inputs; it needs one an input, in order",
+            code="wrong_length",
+        )
 
 
 def check_length(tensor: str, datatype: str, raw: bytes, count: int) -> None:
@@ -118,25 +121,31 @@ def from_typed(tensor: Any, count: int) -> npt.NDArray[Any]:
     return integers.astype(kind)
 
 
-def texts(tensor: Any, raw: bytes | None, count: int) -> list[str]:
-    """The texts of a BYTES tensor."""
-    values = list(tensor.contents.bytes_contents) if raw is None else _split(tensor.name, raw, count)
+def typed_texts(tensor: Any, count: int) -> list[str]:
+    """The texts of a BYTES tensor's typed contents."""
+    values = list(tensor.contents.bytes_contents)
     if len(values) != count:
         raise wrong("wrong_length", tensor.name, f"{count} values in bytes_contents", str(len(values)))
+    return _decoded(tensor.name, values)
+
+
+def raw_texts(tensor: str, raw: bytes, count: int) -> list[str]:
+    """The texts of a BYTES tensor's raw contents."""
+    return _decoded(tensor, _split(tensor, raw, count))
+
+
+def _decoded(tensor: str, values: list[bytes]) -> list[str]:
     found = []
     for place, value in enumerate(values):
         if len(value) > MAX_TEXT_BYTES:
             raise wrong(
-                "text_too_long",
-                tensor.name,
-                f"texts of at most {MAX_TEXT_BYTES} bytes",
-                f"{len(value)} bytes",
+                "text_too_long", tensor, f"texts of at most {MAX_TEXT_BYTES} bytes", f"{len(value)} bytes"
             )
         try:
             found.append(value.decode())
         except UnicodeDecodeError as error:
             came = f"bytes that are no UTF-8 in row {place}"
-            raise wrong("invalid_utf8", tensor.name, "UTF-8 text", came) from error
+            raise wrong("invalid_utf8", tensor, "UTF-8 text", came) from error
     return found
 
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from inference import grpc_service_pb2 as oip
+from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom.predictions.v1.prediction_batch_pb2 import Block
 from phantom_contracts.schema import Feature, ModelSchema, endpoint_schema
-from phantom_model_server.answers import Answers
+from phantom_model_server.answers import Answers, encode
 from phantom_model_server.blocks import MAX_BYTES, MAX_ROWS
+from phantom_model_server.decoding import Rows
+from phantom_model_server.requests import Call
 from phantom_model_server.service import Asked, ModelServer
 from phantom_model_server.tests.conftest import MIXED, NUMERIC, request
 from phantom_model_server.tests.test_decoding import FLIGHTS, named
@@ -98,10 +101,14 @@ def outputs(reply):
     return values
 
 
+def blocks_of(answered):
+    return [pb.PackedBlock.FromString(each) for each in answered.blocks]
+
+
 def rows_of(answered):
     """call → rows in its blocks, in order: (offset in the call, numbers, score)."""
     found = {}
-    for packed in answered.blocks:
+    for packed in blocks_of(answered):
         block = Block.FromString(packed.block)
         width = len(block.number_columns)
         numbers = np.frombuffer(block.numbers, f"<f{block.number_width}").reshape(block.rows, width)
@@ -227,7 +234,7 @@ def test_invalid_utf8_and_cut_off_requests_are_unparsable(server):
 def test_float_and_double_calls_share_a_frame_but_not_a_block(server):
     answered = ask(server, request([[0.5, 1, 1, 2.0]]), request([[0.5, 1, 1, 2.0]], dtype="<f8"))
     assert answered.runs == 2
-    assert sorted(Block.FromString(each.block).number_width for each in answered.blocks) == [4, 8]
+    assert sorted(Block.FromString(each.block).number_width for each in blocks_of(answered)) == [4, 8]
     assert outputs(answered.replies[0]) == outputs(answered.replies[1])
 
 
@@ -236,7 +243,7 @@ def test_categories_are_packed_as_they_came_and_unknown_ones_counted(mixed):
     strange = {**FLIGHTS, "carrier": ("BYTES", [2, 1], ["ZZ", ""]), "wind": ("FP64", [2], [1.0, 2.0])}
     answered = ask(mixed, named(FLIGHTS), named(strange), endpoint=endpoint)
     assert not answered.errors
-    (packed,) = answered.blocks
+    (packed,) = blocks_of(answered)
     block = Block.FromString(packed.block)
     assert list(block.number_columns) == ["distance", "hour", "is_weekend", "wind"]
     assert list(block.category_columns) == ["carrier"]
@@ -255,7 +262,7 @@ def test_a_large_call_is_split_into_blocks_by_rows():
     server = linear(NUMERIC)
     many = np.tile(np.float32([[1, 1, 0, 0]]), (1_300, 1))
     answered = ask(server, request([[2, 1, 0, 0]]), request(many), request([[3, 1, 0, 0]]))
-    assert [sum(each.rows) for each in answered.blocks] == [512, 512, 278]
+    assert [sum(each.rows) for each in blocks_of(answered)] == [512, 512, 278]
     packed = rows_of(answered)
     assert [offset for offset, _, _ in packed[1]] == list(range(1_300))
     assert len(packed[0]) == len(packed[2]) == 1
@@ -267,8 +274,8 @@ def test_blocks_stay_below_their_limit_however_wide_the_rows():
     server = linear(wide)
     answered = ask(server, request(np.ones((100, 3_000)), dtype="<f8"))
     assert len(answered.blocks) > 5
-    assert max(len(each.block) for each in answered.blocks) <= MAX_BYTES
-    assert sum(sum(each.rows) for each in answered.blocks) == 100
+    assert max(len(each.block) for each in blocks_of(answered)) <= MAX_BYTES
+    assert sum(sum(each.rows) for each in blocks_of(answered)) == 100
     texts = ModelSchema(
         features=tuple(Feature(name=f"c{n}", type="string", categories=("a",)) for n in range(20)),
         task="regression",
@@ -276,8 +283,8 @@ def test_blocks_stay_below_their_limit_however_wide_the_rows():
     long = {f"c{n}": ("BYTES", [200], ["é" * 500] * 200) for n in range(20)}
     answered = ask(linear(texts), named(long))
     assert not answered.errors
-    assert max(len(each.block) for each in answered.blocks) <= MAX_BYTES
-    assert all(sum(each.rows) <= MAX_ROWS for each in answered.blocks)
+    assert max(len(each.block) for each in blocks_of(answered)) <= MAX_BYTES
+    assert all(sum(each.rows) <= MAX_ROWS for each in blocks_of(answered))
 
 
 def test_a_regression_model_answers_value_and_score():
@@ -285,7 +292,7 @@ def test_a_regression_model_answers_value_and_score():
     server = linear(schema)
     answered = ask(server, request([[1.5, 2], [3, 4]], dtype="<f8"))
     assert outputs(answered.replies[0]) == {"value": [3.5, 7.0], "score": [3.5, 7.0]}
-    block = Block.FromString(answered.blocks[0].block)
+    block = Block.FromString(blocks_of(answered)[0].block)
     assert np.frombuffer(block.values, "<f8").tolist() == [3.5, 7.0]
     assert not block.label_indexes
     assert not block.scores
@@ -314,6 +321,8 @@ def test_replies_are_valid_protobuf_at_every_length_of_content():
     answers = Answers(schema, "1")
     for rows in (1, 15, 16, 17, 2_047, 2_048, 300_000):
         found = Predictions(None, np.arange(rows, dtype=np.float64), None, np.arange(rows, dtype=np.float64))
-        asked = oip.ModelInferRequest(model_name="m", id="i")
-        reply = answers.reply(asked, found, slice(0, rows), answers.wanted(asked), is_raw=True)
+        ones = np.ones(rows, dtype=np.float32)
+        asked = Rows(rows, 1, np.float32, ones.reshape(rows, 1), [], None, 0, 0, True)
+        call = Call(0, "m", "i", asked, answers.wanted(oip.ModelInferRequest()))
+        (reply,) = answers.replies([call], encode(found))
         assert outputs(reply)["value"] == list(range(rows))
