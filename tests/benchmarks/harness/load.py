@@ -63,6 +63,8 @@ class Found:
     p99_ms: float
     max_ms: float
     failures: dict[str, int]
+    # Good answers in all, the first call and the warm-up included.
+    answered: int = 0
     # Of calls that failed: how long until they were told so.
     failed_p50_ms: float = 0.0
     failed_p99_ms: float = 0.0
@@ -122,6 +124,7 @@ class Generator:
         self.orders = orders
         self.bodies = [base64.b64decode(each) for each in orders.bodies]
         self.ledger = Ledger()
+        self._answered = 0
 
     async def connect(self) -> None:
         """Open the connections."""
@@ -144,6 +147,7 @@ class Generator:
 
     async def first(self) -> bytes:
         """One call's answer."""
+        self._answered += 1
         if self.orders.mode != "stream":
             return await self._calls[0](self.bodies[0])
         stream = self._channels[0].stream_stream(self.orders.path)()
@@ -165,7 +169,11 @@ class Generator:
                 await asyncio.gather(*(self._stream(n, until) for n in range(self.orders.connections)))
             case "open":
                 await self._open(started, seconds)
-        return self.ledger.found(time.perf_counter() - started, time.process_time() - cpu)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        self._answered += len(self.ledger.took)
+        found = self.ledger.found(seconds, cpu)
+        found.answered = self._answered
+        return found
 
     async def _worker(self, number: int, until: float, count: int) -> None:
         call, clock, took = self._calls[number % len(self._calls)], time.perf_counter, self.ledger.took

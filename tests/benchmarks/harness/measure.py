@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from .processes import Process, cpu_s, tree
 from .system import STREAM, CannotMeasure, System, bodies_of, processes_of
 
 HERE = Path(__file__).parents[1]
+CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Shape:
     calls: int = 0
     rate: float = 0.0
     timeout_s: float = 0.0
+    connections: int = 16
     # Answers other than OK are what is measured, and no reason to stop.
     may_fail: bool = False
 
@@ -64,7 +67,10 @@ class Figures:
         }
         if len(self.cpu) > 1:
             figures |= {f"{name} CPU": value for name, value in self.cpu.items()}
-        return figures | {f"{name} CPU": value for name, value in self.beside.items()}
+        figures |= {f"{name} CPU": value for name, value in self.beside.items()}
+        everything = self.cpu_all + sum(self.beside.values())
+        # What all of this machine's cores could do, if they did nothing else.
+        return figures | {"ceiling/s": 1000 * CORES / everything if everything else 0.0}
 
 
 def orders_for(system: System, shape: Shape) -> Orders:
@@ -83,6 +89,7 @@ def orders_for(system: System, shape: Shape) -> Orders:
         calls=shape.calls,
         rate=shape.rate,
         timeout_s=shape.timeout_s,
+        connections=shape.connections,
     )
 
 

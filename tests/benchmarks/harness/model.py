@@ -53,13 +53,13 @@ def _train(path: Path, features: int, trees: int) -> None:
 
 
 def rows(count: int, features: int = FEATURES) -> Rows:
-    """The first rows, [count, features] float32: what requests carry."""
-    return data(features)[0][:count]
+    """The first rows, [count, features] float32: what requests carry. They are the same for any `count` of `data`."""
+    return data(features, 64)[0][:count]
 
 
 def row(number: int = 0) -> Rows:
     """[1, 45] float32."""
-    return data()[0][number : number + 1]
+    return rows(number + 1)[number:]
 
 
 @cache

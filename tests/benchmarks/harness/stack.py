@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phantom_contracts import topics
-from phantom_contracts.events.base import Record
 from phantom_contracts.events.deployer import BucketRange, Replica, RouteRecord, RouteRevision
 from phantom_contracts.events.experiment import ExperimentsRecord, Gate, RunningExperiment
 from phantom_contracts.launch import Artifact, LaunchFile, ReplicaFile
@@ -35,6 +34,9 @@ HERE = Path(__file__).parents[1]
 UNITS = 256
 # Experiment's share of the treatment, of 10,000.
 TREATMENT = 1_000
+
+TOPICS = (topics.ROUTES, topics.EXPERIMENTS, topics.ROUTE_ACKS, topics.PREDICTIONS, topics.KEYS)
+Published = tuple[Topic, RouteRecord | ExperimentsRecord]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,6 @@ class Site:
         self.data_dir = folder / "data"
         self._kafka = KafkaServer(folder / "kafka")
         self._servers: dict[str, ModelServer] = {}
-        self._version = 0
 
     @property
     def kafka(self) -> str:
@@ -71,9 +72,9 @@ class Site:
         return self._kafka.bootstrap
 
     def start(self) -> None:
-        """Kafka with every topic of the catalogue."""
+        """Kafka with the topics that gateways read and write."""
         self._kafka.start()
-        asyncio.run(ensure_topics(self.kafka, topics.CATALOGUE))
+        asyncio.run(ensure_topics(self.kafka, TOPICS))
 
     def stop(self) -> None:
         """End the model servers and Kafka."""
@@ -98,42 +99,38 @@ class Site:
         self._servers[replica] = server
         return server.start()
 
-    def publish(self, topic: Topic, record: Record, endpoint: str) -> None:
-        """Write an endpoint's record as its owner does."""
+    def publish(self, *records: Published) -> None:
+        """Write endpoints' records as their owners do."""
 
         async def send() -> None:
             producer = Producer(self.kafka, client_id="benchmark")
             await producer.start()
-            key = f"default/{endpoint}"
-            await events.publish(producer, events.record(topic, key, record, version=record.version))
+            for topic, record in records:
+                key = f"default/{record.endpoint}"
+                await events.publish(producer, events.record(topic, key, record, version=record.version))
             await producer.stop()
 
         asyncio.run(send())
 
-    def route(self, endpoint: str, revisions: Sequence[Revision], features: int = model.FEATURES) -> None:
-        """Publish the endpoint's route: all traffic to the first revision."""
-        self._version += 1
-        self.publish(topics.ROUTES, route_record(endpoint, revisions, self._version, features), endpoint)
 
-    def experiment(self, endpoint: str, arms: Mapping[str, str], share: int = TREATMENT) -> None:
-        """Publish a running experiment: each arm but control gets `share` of 10,000 buckets."""
-        self._version += 1
-        treatments = [arm for arm in arms if arm != "control"]
-        ranges = tuple(
+def experiments_record(
+    endpoint: str, arms: Mapping[str, str], version: int, share: int = TREATMENT
+) -> ExperimentsRecord:
+    """A running experiment: each arm but control gets `share` of 10,000 buckets."""
+    treatments = [arm for arm in arms if arm != "control"]
+    running = RunningExperiment(
+        id=f"{endpoint}-experiment",
+        version=version,
+        gate=Gate(salt="benchmark-gate"),
+        salt="benchmark-arms",
+        hash_field="user_id",
+        allocations=tuple(
             BucketRange(start=number * share, end=(number + 1) * share, arm=arm)
             for number, arm in enumerate(treatments)
-        )
-        running = RunningExperiment(
-            id=f"{endpoint}-experiment",
-            version=self._version,
-            gate=Gate(salt="benchmark-gate"),
-            salt="benchmark-arms",
-            hash_field="user_id",
-            allocations=ranges,
-            arms=dict(arms),
-        )
-        record = ExperimentsRecord(version=self._version, endpoint=endpoint, experiments=(running,))
-        self.publish(topics.EXPERIMENTS, record, endpoint)
+        ),
+        arms=dict(arms),
+    )
+    return ExperimentsRecord(version=version, endpoint=endpoint, experiments=(running,))
 
 
 def route_record(
@@ -304,9 +301,12 @@ def usual_site(folder: Path) -> Site:
         for number in (1, 2):
             address = site.serve(f"r{number}", f"bench.{number}", f"1.{number}.0", model.file())
             revisions.append(Revision(f"bench.{number}", f"1.{number}.0", {f"r{number}": address}))
-        site.route("bench", revisions)
-        site.experiment("bench", {"control": "bench.1", "treatment": "bench.2"})
-        site.route("plain", revisions[:1])
+        arms = {"control": "bench.1", "treatment": "bench.2"}
+        site.publish(
+            (topics.ROUTES, route_record("bench", revisions, 1)),
+            (topics.EXPERIMENTS, experiments_record("bench", arms, 2)),
+            (topics.ROUTES, route_record("plain", revisions[:1], 3)),
+        )
     except BaseException:
         site.stop()
         raise
