@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from phantom_platform.http2 import frames
+from phantom_platform.http2.context import OK, CallContext
 from phantom_platform.http2.headers import literal
-from phantom_platform.http2.requests import RequestHead, percent_encoded, write_value
+from phantom_platform.http2.requests import TOO_LARGE, Metadata, RequestHead, metadata_block, percent_encoded
 from phantom_platform.http2.streams import MessageError, Stream
 from phantom_platform.telemetry import logs
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-_OK, _UNKNOWN, _INVALID, _EXHAUSTED, _UNIMPLEMENTED, _INTERNAL = 0, 2, 3, 8, 12, 13
-_STATUS_200, _STATUS_415 = b"\x88", b"\x48\x03415"
+_CANCELLED, _UNKNOWN, _LATE, _EXHAUSTED, _UNIMPLEMENTED, _INTERNAL = 1, 2, 4, 8, 12, 13
+_STATUS_200, _STATUS_415 = b"\x88", b"\x08\x03415"
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _ACCEPTED = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 _STATUS_OK = (b"grpc-status", b"0")
 _DETAILS = "grpc-status-details-bin"
-_MAX_UNREAD = 64
-Metadata = Iterable[tuple[str, str | bytes]]
+# A stream with a longer deadline than this is not ended by it.
+_MAX_TIMER_S = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,102 +64,17 @@ class _Details(grpc.HandlerCallDetails):
     invocation_metadata: Any
 
 
-class CallContext:
-    """What a handler is told, and says with; as `grpc.aio.ServicerContext`."""
-
-    __slots__ = ("_callbacks", "_code", "_details", "_initial", "_stream", "_trailing")
-
-    def __init__(self, stream: ServerStream) -> None:
-        self._stream = stream
-        self._initial: Metadata | None = None
-        self._trailing: Metadata = ()
-        self._code = _OK
-        self._details = ""
-        self._callbacks: list[Callable[[Any], None]] = []
-
-    # -- asked ---------------------------------------------------------------------------------------------------
-
-    def invocation_metadata(self) -> tuple[tuple[str, Any], ...]:
-        return self._stream.head.metadata
-
-    def time_remaining(self) -> float | None:
-        """Seconds; None where the client gave no deadline."""
-        stream = self._stream
-        if stream.head.timeout_s is None:
-            return None
-        return max(0.0, stream.arrived + stream.head.timeout_s - stream.connection.loop.time())
-
-    def peer(self) -> str:
-        host, port = self._stream.connection.transport.get_extra_info("peername")[:2]
-        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-
-    def cancelled(self) -> bool:
-        return self._stream.is_reset
-
-    def done(self) -> bool:
-        return self._stream.is_reset or self._stream.is_local_closed
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._callbacks.append(callback)
-
-    # -- told ----------------------------------------------------------------------------------------------------
-
-    async def read(self) -> Any:
-        """The next message; EOF after the last."""
-        return await self._stream.read()
-
-    async def write(self, message: bytes) -> None:
-        await self._stream.write(message)
-
-    async def send_initial_metadata(self, metadata: Metadata) -> None:
-        """It goes out with what comes next; at once where the call streams."""
-        self._initial = metadata
-        if not self._stream.is_unary_response:
-            self._stream.send_head()
-
-    def set_trailing_metadata(self, metadata: Metadata) -> None:
-        self._trailing = metadata
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self._code = code.value[0]
-
-    def set_details(self, details: str) -> None:
-        self._details = details
-
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
-    ) -> NoReturn:
-        """End the call with this status. Raises AbortError, which is to reach the server."""
-        self._code, self._details = code.value[0], details
-        if trailing_metadata:
-            self._trailing = trailing_metadata
-        raise grpc.aio.AbortError("the handler ended the call")
-
-    # -- for the stream ------------------------------------------------------------------------------------------
-
-    def take_initial(self) -> Metadata:
-        initial, self._initial = self._initial, None
-        return initial or ()
-
-    def ending(self) -> tuple[int, str, Metadata]:
-        return self._code, self._details, self._trailing
-
-    def finish(self) -> None:
-        for callback in self._callbacks:
-            callback(self)
-
-
 class ServerStream(Stream):
     """A call."""
 
     __slots__ = (
         "_context",
-        "_drained",
         "_handler",
         "_handlers",
         "_head_sent",
+        "_reader",
         "_task",
-        "_waiter",
+        "_timer",
         "arrived",
         "head",
         "is_reset",
@@ -186,17 +101,20 @@ class ServerStream(Stream):
         self._context = CallContext(self)
         self._head_sent = False
         self._task: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     # -- from the connection -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """The head is here. A call that streams requests begins now, another with its message."""
         head = self.head
-        if head.method != "POST" or not head.content_type.startswith("application/grpc"):
+        if not head.is_grpc:
             self.connection.write(_refusal_415(self))
             self._closed()
+            return
+        if head is TOO_LARGE:
+            self._refuse(_EXHAUSTED, "the request's metadata is larger than is taken", "metadata_too_large")
             return
         if head.bad:
             self._refuse(_INTERNAL, f"the header {head.bad[:80]!r} is malformed", "malformed_header")
@@ -207,28 +125,24 @@ class ServerStream(Stream):
             return
         self.is_unary_response = not handler.response_streaming
         if handler.request_streaming:
-            self._start(self._run_streaming())
+            self._start_streaming(self._requests())
 
     def message_received(self) -> None:
-        handler = self._handler
-        if handler is None:
-            return
-        if handler.request_streaming:
+        if self._handler.request_streaming:
             self._wake()
-        elif self._task is not None or len(self.messages) > 1:
+        elif len(self.messages) > 1:
             self._refuse(_INTERNAL, "a unary request has more than one message", "too_many_messages")
 
     def ended(self) -> None:
-        if self._handler is None:
-            return
-        if self._handler.request_streaming:
+        handler = self._handler
+        if handler.request_streaming:
             self._wake()
         elif not self.messages:
             self._refuse(_INTERNAL, "a unary request has no message", "no_message")
-        elif self._handler.response_streaming:
-            self._start(self._run_unary_stream(self.messages.popleft()))
+        elif handler.response_streaming:
+            self._start_streaming(self.messages.popleft())
         else:
-            self._start(self._run_unary(self.messages.popleft()))
+            self._task = self.connection.loop.create_task(self._run_unary(self.messages.popleft()))
 
     def failed(self, error: MessageError) -> None:
         if self._task is not None:
@@ -237,94 +151,132 @@ class ServerStream(Stream):
 
     def reset(self, code: int) -> None:
         self.is_reset = self.is_remote_closed = self.is_local_closed = True
+        self.drained()
+        self._wake()
         if self._task is not None:
             self._task.cancel()
-        else:
-            self._context.finish()
-
-    def drained(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
 
     # -- running handlers ----------------------------------------------------------------------------------------
-
-    def _start(self, run: Any) -> None:
-        self._task = self.connection.loop.create_task(run)
 
     async def _run_unary(self, message: bytes) -> None:
         handler, context = self._handler, self._context
         try:
             if handler.request_deserializer is not None:
-                message = handler.request_deserializer(message)
+                message = self._parsed(message)
             answer = await handler.unary_unary(message, context)
             if handler.response_serializer is not None:
                 answer = handler.response_serializer(answer)
+            self._answer(answer)
         except Exception as error:
             self._end(error)
-        else:
-            self._answer(answer)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
         finally:
-            if context._callbacks:
+            if context.callbacks:
                 context.finish()
 
-    async def _run_unary_stream(self, message: bytes) -> None:
-        handler = self._handler
-        request = handler.request_deserializer(message) if handler.request_deserializer else message
-        await self._run_responses(handler.unary_stream(request, self._context))
+    def _start_streaming(self, request: Any) -> None:
+        """What is asked: a message, or an iterator of them. A deadline ends the call, as its handler has no end."""
+        loop, timeout_s = self.connection.loop, self.head.timeout_s
+        self._task = loop.create_task(self._run_streaming(request))
+        if timeout_s is not None and timeout_s < _MAX_TIMER_S:
+            self._timer = loop.call_later(timeout_s, self._expired)
 
-    async def _run_streaming(self) -> None:
-        handler = self._handler
-        if not handler.response_streaming:
-            self._refuse(_UNIMPLEMENTED, "client-streaming methods are not served here", "unknown_method")
-            return
-        await self._run_responses(handler.stream_stream(self._requests(), self._context))
-
-    async def _requests(self) -> Any:
-        parse = self._handler.request_deserializer
-        while (message := await self.read()) is not grpc.aio.EOF:
-            yield parse(message) if parse is not None else message
-
-    async def _run_responses(self, responses: Any) -> None:
-        """A handler's answers: what it yields, or what it writes to its context."""
-        serialize = self._handler.response_serializer
+    async def _run_streaming(self, request: Any) -> None:
         try:
-            if hasattr(responses, "__aiter__"):
-                async for each in responses:
-                    await self.write(serialize(each) if serialize is not None else each)
-            else:
-                await responses
+            await self._stream_answers(request)
         except Exception as error:
             self._end(error)
-        else:
-            self._end(None)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
         finally:
+            if self._timer is not None and not self.is_held:
+                self._timer.cancel()
             self._context.finish()
+
+    async def _stream_answers(self, request: Any) -> None:
+        """A handler's answers: what it yields, what it writes to its context, or the one it returns."""
+        handler, context = self._handler, self._context
+        if not handler.response_streaming:
+            answer = await handler.stream_unary(request, context)
+            self._answer(self._serialized(answer))
+            return
+        if handler.request_streaming:
+            answers = handler.stream_stream(request, context)
+        else:
+            answers = handler.unary_stream(self._parsed(request), context)
+        if hasattr(answers, "__aiter__"):
+            async for each in answers:
+                await self.write(each)
+        else:
+            await answers
+        self._end(None)
+
+    async def _requests(self) -> Any:
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+    def _expired(self) -> None:
+        """The deadline of a streaming call has passed."""
+        if self._task is not None:
+            self._task.cancel()
+        if self.is_held:  # its client takes nothing: a status would not reach it either
+            self.connection.cut(self.id, frames.CANCEL)
+            self.reset(frames.CANCEL)
+            self.connection.forget(self)
+        else:
+            self._finish(_LATE, "the deadline has passed", ())
+
+    def _cancelled(self) -> None:
+        """A handler ended as cancelled, which its client may not know of."""
+        self._context.take_initial()
+        self._finish(_CANCELLED, "the handler was cancelled", ())
+
+    def _parsed(self, message: bytes) -> Any:
+        parse = self._handler.request_deserializer
+        if parse is None:
+            return message
+        try:
+            return parse(message)
+        except Exception as error:
+            self._refuse(_INTERNAL, f"the request cannot be read: {error}", "malformed_message")
+            raise grpc.aio.AbortError from error
+
+    def _serialized(self, answer: Any) -> bytes:
+        serialize = self._handler.response_serializer
+        return answer if serialize is None else serialize(answer)  # type: ignore[no-any-return]
 
     # -- reading and writing -------------------------------------------------------------------------------------
 
     async def read(self) -> Any:
         while not self.messages:
+            if self.is_reset:
+                raise asyncio.CancelledError
             if self.is_remote_closed:
                 return grpc.aio.EOF
-            self._waiter = self.connection.loop.create_future()
-            await self._waiter
+            if self._reader is not None and not self._reader.done():
+                raise asyncio.InvalidStateError("another read of this call is under way")
+            self._reader = self.connection.loop.create_future()
+            await self._reader
         message = self.messages.popleft()
         if not self.messages:
             self.give_credit()
-        return message
+        return self._parsed(message)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Any) -> None:
         """Returns when the message, and what was written before it, is on its way."""
-        if self.is_local_closed:
+        if self.is_local_closed or self.trailers is not None:
             raise asyncio.InvalidStateError("the call has ended")
+        message = _as_bytes(self._serialized(message))
         self.send(self._take_head(), message)
-        while self.is_held and not self.is_local_closed:
-            self._drained = self.connection.loop.create_future()
-            await self._drained
+        if self.is_held:
+            await self.flushed()
 
     def send_head(self) -> None:
         """Initial metadata, before there is a message."""
@@ -335,9 +287,9 @@ class ServerStream(Stream):
         """The frame of response headers; nothing where it is out."""
         if self._head_sent:
             return b""
+        block = metadata_block(self._context.take_initial())  # may raise: before the table is counted on
         self._head_sent = True
-        block = self._head_block() + _block(self._context.take_initial())
-        return frames.header_frames(self.id, block, 0, self.connection.max_frame)
+        return frames.header_frames(self.id, self._head_block() + block, 0, self.connection.max_frame)
 
     def _head_block(self) -> bytes:
         encoder = self.connection.encoder
@@ -346,27 +298,38 @@ class ServerStream(Stream):
         )
 
     def _answer(self, message: bytes) -> None:
-        """The one answer of a unary call; status OK unless the handler has set another."""
+        """The one answer; with another status than OK, which the handler may have set, it is not sent."""
         if self.is_local_closed:
             return
-        code, details, trailing = self._context.ending()
-        if code or trailing:
-            self._finish(code, details, trailing)
+        code, _, trailing = self._context.ending()
+        if code:
+            self._end(None)
             return
-        head = self._take_head()
+        message = _as_bytes(message)
+        if trailing:
+            self.send(self._take_head(), message)
+            self._end(None)
+        else:
+            self.send(self._take_head(), message, self._ok_trailers)
+
+    def _ok_trailers(self) -> bytes:
         encoder = self.connection.encoder
         block = encoder.start() + encoder.repeated(*_STATUS_OK)
-        self.send(
-            head, message, frames.header_frames(self.id, block, frames.END_STREAM, self.connection.max_frame)
-        )
+        return frames.header_frames(self.id, block, frames.END_STREAM, self.connection.max_frame)
 
     def _end(self, error: Exception | None) -> None:
         """The handler has returned, or raised."""
-        code, details, trailing = self._context.ending()
-        if error is not None and not isinstance(error, grpc.aio.AbortError):
-            log.error("a handler failed", action="call_failed", method=self.head.path, exc_info=error)
-            code, details, trailing = _UNKNOWN, f"unexpected {type(error).__name__}", ()
-        self._finish(code, details, trailing)
+        try:
+            if error is None or isinstance(error, grpc.aio.AbortError):
+                self._finish(*self._context.ending())
+                return
+        except (TypeError, ValueError, AttributeError) as wrong:  # metadata that cannot be sent
+            error = wrong
+        if self.is_local_closed:
+            return
+        log.error("a handler failed", action="call_failed", method=self.head.path, exc_info=error)
+        self._context.take_initial()
+        self._finish(_UNKNOWN, f"unexpected {type(error).__name__}", ())
 
     def _refuse(self, code: int, message: str, reason: str) -> None:
         """End a call that no handler saw, or that broke inside one."""
@@ -375,22 +338,33 @@ class ServerStream(Stream):
         self._finish(code, message, ((_DETAILS, status.SerializeToString()),))
 
     def _finish(self, code: int, details: str, trailing: Metadata) -> None:
-        if self.is_local_closed:
+        """Send what ends the call. Raises what `metadata_block` raises, before anything is sent."""
+        if self.is_local_closed or self.trailers is not None:
             return
+        fields = literal(b"grpc-message", percent_encoded(details)) if details else b""
+        fields += metadata_block(trailing)
+        # Initial metadata has a frame of its own; without any, trailers alone carry what a head would.
+        if self._context.has_initial and (head := self._take_head()):
+            self.connection.write(head)
+        self.end(lambda: self._trailers(code, fields))
+
+    def _trailers(self, code: int, fields: bytes) -> bytes:
         encoder = self.connection.encoder
         parts = [encoder.start()]
-        if not self._head_sent:  # trailers alone carry what a head would
+        if not self._head_sent:
             self._head_sent = True
-            parts += [self._head_block(), _block(self._context.take_initial())]
-        parts.append(literal(b"grpc-status", b"%d" % code) if code else encoder.repeated(*_STATUS_OK))
-        if details:
-            parts.append(literal(b"grpc-message", percent_encoded(details)))
-        parts.append(_block(trailing))
-        self.end(frames.header_frames(self.id, b"".join(parts), frames.END_STREAM, self.connection.max_frame))
+            parts.append(self._head_block())
+        parts.append(literal(b"grpc-status", b"%d" % code) if code != OK else encoder.repeated(*_STATUS_OK))
+        parts.append(fields)
+        return frames.header_frames(self.id, b"".join(parts), frames.END_STREAM, self.connection.max_frame)
 
 
-def _block(metadata: Metadata) -> bytes:
-    return b"".join([literal(name.encode(), write_value(name, value)) for name, value in metadata])
+def _as_bytes(message: Any) -> bytes:
+    if isinstance(message, bytes):
+        return message
+    if isinstance(message, bytearray | memoryview):
+        return bytes(message)
+    raise TypeError(f"a handler answered with {type(message).__name__}, which is not bytes")
 
 
 def _refusal_415(stream: ServerStream) -> bytes:

@@ -14,13 +14,19 @@ import grpc
 
 from phantom_platform.http2 import frames
 from phantom_platform.http2.connection import Connection
-from phantom_platform.http2.headers import HeaderDecoder, Pairs, literal
+from phantom_platform.http2.frames import ConnectionError_
+from phantom_platform.http2.headers import HeaderDecoder, Pairs, TooLargeError, literal
 from phantom_platform.http2.requests import percent_decoded
 from phantom_platform.http2.streams import MessageError, Stream
+from phantom_platform.telemetry import logs
+
+log = logs.get(__name__)
 
 _STREAM_ID = 1
+_LAST_LOOK_S = 0.1
 _UNKNOWN, _UNAVAILABLE = 2, 14
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CODES_SENT = {b"%d" % number: code for number, code in _CODES.items()}
 _OF_HTTP = {b"400": 13, b"401": 16, b"403": 7, b"404": 12, b"429": 14, b"502": 14, b"503": 14, b"504": 14}
 
 
@@ -63,7 +69,7 @@ async def open_stream(
 class ClientCall(Stream):
     """The call. Its `ended` is set when no further message can come."""
 
-    __slots__ = ("_drained", "_on_message", "_status", "ended_with")
+    __slots__ = ("_on_message", "ended_with")
     connection: _ClientConnection
 
     def __init__(
@@ -72,17 +78,14 @@ class ClientCall(Stream):
         super().__init__(connection, _STREAM_ID, connection.stream_credit, max_message)
         self.ended_with: asyncio.Future[Ended] = connection.loop.create_future()
         self._on_message = on_message
-        self._status: Ended | None = None
-        self._drained: asyncio.Future[None] | None = None
 
     async def write(self, message: bytes) -> None:
         """Returns when the message, and all before it, is on its way; at once where the call has ended."""
         if self.ended_with.done():
             return
         self.send(b"", message)
-        while self.is_held and not self.ended_with.done():
-            self._drained = self.connection.loop.create_future()
-            await self._drained
+        if self.is_held:
+            await self.flushed()
 
     def write_nowait(self, message: bytes) -> None:
         """As `write`; what a window has no room for goes out when it has."""
@@ -109,10 +112,7 @@ class ClientCall(Stream):
             status = _OF_HTTP.get(http, _UNKNOWN)
             self._end(Ended(_CODES[status], f"HTTP status {http.decode('latin-1')}"))
         elif is_last:
-            text = fields.get(b"grpc-status", b"")
-            code = (
-                _CODES.get(int(text), grpc.StatusCode.UNKNOWN) if text.isdigit() else grpc.StatusCode.UNKNOWN
-            )
+            code = _CODES_SENT.get(fields.get(b"grpc-status", b""), grpc.StatusCode.UNKNOWN)
             self._end(Ended(code, percent_decoded(fields.get(b"grpc-message", b""))))
 
     def ended(self) -> None:
@@ -123,11 +123,9 @@ class ClientCall(Stream):
         self._end(Ended(_CODES[error.status], str(error)))
 
     def reset(self, code: int) -> None:
-        self._end(Ended(grpc.StatusCode.UNAVAILABLE, f"the stream was reset with HTTP/2 code {code}"))
-
-    def drained(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        is_lost = self.connection.is_lost
+        why = "the connection was lost" if is_lost else f"the stream was reset with HTTP/2 code {code}"
+        self._end(Ended(grpc.StatusCode.UNAVAILABLE, why))
 
     def _end(self, ended: Ended) -> None:
         self.is_local_closed = self.is_remote_closed = True
@@ -150,6 +148,9 @@ class _ClientConnection(Connection):
         self._decoder: HeaderDecoder[Pairs] = HeaderDecoder(lambda pairs: pairs)
         self._call: ClientCall | None = None
         self._heard = self.loop.time()
+        # When the peer was pinged since it was last heard, and whether it is looked at once more before it is dead.
+        self._pinged: float | None = None
+        self._is_last_look = False
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, path: str, authority: str) -> ClientCall:
@@ -172,6 +173,7 @@ class _ClientConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        self._is_last_look = False
         super().data_received(data)
 
     def pause_writing(self) -> None:
@@ -179,7 +181,10 @@ class _ClientConnection(Connection):
         self.is_writable = False
 
     def headers_received(self, stream_id: int, block: bytes, is_last: bool) -> None:
-        pairs = self._decoder.decode(block)
+        try:
+            pairs = self._decoder.decode(block)
+        except TooLargeError as error:
+            raise ConnectionError_(frames.ENHANCE_YOUR_CALM, str(error)) from error
         if (stream := self.streams.get(stream_id)) is not None:
             assert isinstance(stream, ClientCall)
             stream.answered(pairs, is_last)
@@ -194,14 +199,20 @@ class _ClientConnection(Connection):
 
     def _watch(self) -> None:
         """Ping a silent peer; a silent one that was pinged is dead."""
-        silent = self.loop.time() - self._heard
-        rule = self._keepalive
-        if silent >= rule.after_s + rule.wait_s:
-            self.transport.abort()
-            return
-        if silent >= rule.after_s:
+        now, rule = self.loop.time(), self._keepalive
+        again = rule.after_s - (now - self._heard)
+        if again > 0:
+            self._pinged = None
+        elif self._pinged is None:
+            self._pinged = now
             self.write(frames.ping(b"are you?"))
             again = rule.wait_s
+        elif not self._is_last_look:
+            # This process may have stood still itself, with the answer waiting: what is there is read first.
+            self._is_last_look = True
+            again = _LAST_LOOK_S
         else:
-            again = rule.after_s - silent
+            log.warning("a silent peer is given up", action="http2_peer_silent", silent_s=now - self._heard)
+            self.transport.abort()
+            return
         self._timer = self.loop.call_later(again + 0.001, self._watch)

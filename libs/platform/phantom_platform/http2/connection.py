@@ -16,6 +16,8 @@ log = logs.get(__name__)
 STREAM_WINDOW = 1024 * 1024
 CONNECTION_WINDOW = 16 * 1024 * 1024
 MAX_BLOCK_BYTES = 64 * 1024
+CLOSE_S = 5.0
+_MAX_CUT = 4096
 _HEAD, _HEAD_BYTES = frames.HEAD, frames.HEAD_BYTES
 _STREAM_ID = frames.MAX_WINDOW
 
@@ -38,10 +40,13 @@ class Connection(asyncio.Protocol):
         self.peer_stream_window = frames.DEFAULT_WINDOW
         self.max_frame = frames.DEFAULT_FRAME_BYTES
         self.is_writable = True
+        self.is_lost = False
         self._rest = b""
         self._received = 0
         # Streams with something to send that a window holds back, in turn.
         self._held: dict[int, Stream] = {}
+        # Streams that were cut off from here: what the peer sent of them before it knew is nobody's.
+        self._cut: dict[int, None] = {}
         # A header block that CONTINUATIONs complete: stream, flags, parts.
         self._block: tuple[int, int, list[bytes]] | None = None
         self._has_settings = False
@@ -69,6 +74,7 @@ class Connection(asyncio.Protocol):
         transport.write(self.preface + frames.settings(own) + grown)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         for stream in list(self.streams.values()):
             stream.reset(frames.CANCEL)
         self.streams.clear()
@@ -110,7 +116,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._frame(kind, flags, stream_id & _STREAM_ID, data[begin:at])
             except StreamError as error:
-                self.write(frames.rst_stream(error.stream_id, error.code))
+                self.cut(error.stream_id, error.code)
                 if (stream := self.streams.get(error.stream_id)) is not None:
                     stream.reset(error.code)
                     self.forget(stream)
@@ -142,6 +148,8 @@ class Connection(asyncio.Protocol):
         if stream is None or stream.is_remote_closed:
             if stream_id > self.last_stream_id or not stream_id:
                 raise ConnectionError_(frames.PROTOCOL_ERROR, "DATA on a stream that was never opened")
+            if self.was_cut(stream_id):
+                return
             raise StreamError(stream_id, frames.STREAM_CLOSED)
         stream.credit -= length
         if stream.credit < 0:
@@ -238,19 +246,22 @@ class Connection(asyncio.Protocol):
 
     def _window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         increment = frames.read_word(payload) & _STREAM_ID
-        if stream_id > self.last_stream_id:
-            raise ConnectionError_(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
         if not stream_id:
             self.window += increment
             if not increment or self.window > frames.MAX_WINDOW:
                 code = frames.FLOW_CONTROL_ERROR if increment else frames.PROTOCOL_ERROR
                 raise ConnectionError_(code, "WINDOW_UPDATE of nothing, or above 2^31 - 1")
-        elif (stream := self.streams.get(stream_id)) is not None:
+            self.pump()
+            return
+        if stream_id > self.last_stream_id:
+            raise ConnectionError_(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
+        if (stream := self.streams.get(stream_id)) is not None:
             stream.window += increment
             if not increment or stream.window > frames.MAX_WINDOW:
                 code = frames.FLOW_CONTROL_ERROR if increment else frames.PROTOCOL_ERROR
                 raise StreamError(stream_id, code)
-        self.pump()
+            if stream_id in self._held:
+                self.hold(stream)
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -259,19 +270,39 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     def hold(self, stream: Stream) -> None:
-        """It has something to send that its window, or the connection's, has no room for."""
+        """Send what the windows have room for of what it has; the rest when they have.
+
+        No other stream can send more than before by what changed for this one.
+        """
         self._held[stream.id] = stream
+        while self.window > 0 and self.is_writable and stream.send_held():
+            pass
+        if not stream.is_held:
+            self._held.pop(stream.id, None)
 
     def pump(self) -> None:
         """Send what the windows have room for, a frame of each stream in turn."""
-        while self._held and self.window > 0 and self.is_writable:
+        held, is_moving = self._held, True
+        while held and is_moving:
             is_moving = False
-            for stream in list(self._held.values()):
-                is_moving |= stream.send_held()
-                if not stream.is_held:
-                    self._held.pop(stream.id, None)
-            if not is_moving:
-                return
+            for stream in list(held.values()):
+                if self.window <= 0 or not self.is_writable:
+                    return
+                if not stream.send_held():
+                    continue
+                is_moving = True
+                if held.pop(stream.id, None) is not None and stream.is_held:
+                    held[stream.id] = stream  # behind the others
+
+    def cut(self, stream_id: int, code: int) -> None:
+        """Tell the peer that the stream is over; what still comes of it is not looked at."""
+        self.write(frames.rst_stream(stream_id, code))
+        self._cut[stream_id] = None
+        if len(self._cut) > _MAX_CUT:
+            del self._cut[next(iter(self._cut))]
+
+    def was_cut(self, stream_id: int) -> bool:
+        return stream_id in self._cut
 
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
@@ -283,6 +314,7 @@ class Connection(asyncio.Protocol):
         log.warning("a peer broke the protocol", action="http2_failed", code=code, error=message)
         self.write(frames.goaway(self.last_stream_id, code, message.encode()[:200]))
         self.transport.close()
+        self.loop.call_later(CLOSE_S, self.transport.abort)  # it may not read what it was told
 
 
 _RARE = (

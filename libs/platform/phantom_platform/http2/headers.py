@@ -7,7 +7,7 @@ with plain literals, which differs from call to call, is read here; everything e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import hpack
@@ -17,6 +17,8 @@ Pairs = list[tuple[bytes, bytes]]
 ReadT = TypeVar("ReadT")
 
 MAX_HEADER_BYTES = 16 * 1024
+# More is not even decoded, which ends the connection.
+_MAX_DECODED_BYTES = 4 * MAX_HEADER_BYTES
 _ENTRY_OVERHEAD = 32
 _REMEMBERED = 64
 _MULTI_BYTE, _HUFFMAN = 0x7F, 0x80
@@ -28,12 +30,12 @@ class HeaderError(Exception):
     """A block that cannot be decoded: the connection's table is lost with it."""
 
 
-class TooLargeError(HeaderError):
-    """A block of more than MAX_HEADER_BYTES."""
+class TooLargeError(Exception):
+    """A block of more than MAX_HEADER_BYTES; the table is as the peer has it, so the connection goes on."""
 
 
 class _CountedTable(HeaderTable):
-    """Tells whether it has changed."""
+    """Tells whether anything was done to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,9 +45,14 @@ class _CountedTable(HeaderTable):
         self.changes += 1
         super().add(name, value)
 
-    def _shrink(self) -> None:
+    @property
+    def maxsize(self) -> int:
+        return int(super().maxsize)
+
+    @maxsize.setter
+    def maxsize(self, newmax: int) -> None:
         self.changes += 1
-        super()._shrink()
+        HeaderTable.maxsize.fset(self, newmax)  # type: ignore[attr-defined]
 
 
 class HeaderDecoder(Generic[ReadT]):
@@ -54,12 +61,12 @@ class HeaderDecoder(Generic[ReadT]):
     def __init__(self, read: Callable[[Pairs], ReadT]) -> None:
         self._read = read
         self._table = _CountedTable()
-        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
+        self._decoder = hpack.Decoder(max_header_list_size=_MAX_DECODED_BYTES)
         self._decoder.header_table = self._table
         self._remembered: dict[bytes, ReadT] = {}
 
     def decode(self, block: bytes) -> ReadT:
-        """Raises HeaderError, and what `read` raises."""
+        """Raises HeaderError, TooLargeError, and what `read` raises."""
         found = self._remembered.get(block)
         if found is not None:
             return found
@@ -79,13 +86,14 @@ class HeaderDecoder(Generic[ReadT]):
             pairs: Pairs = [
                 (bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)
             ]
-        except hpack.OversizedHeaderListError as error:
-            raise TooLargeError(str(error)) from error
         except (hpack.HPACKError, ValueError, IndexError) as error:
             raise HeaderError(str(error)) from error
         self._is_pure = self._table.changes == before
         if not self._is_pure:
             self._remembered.clear()
+        size = sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in pairs)
+        if size > MAX_HEADER_BYTES:
+            raise TooLargeError(f"a header list of {size} bytes; {MAX_HEADER_BYTES} are taken")
         return pairs
 
     _is_pure = True
@@ -134,14 +142,11 @@ class HeaderDecoder(Generic[ReadT]):
 
 def literal(name: bytes, value: bytes) -> bytes:
     """A field outside the table, its name spelled out (RFC 7541 §6.2.2)."""
-    return b"\x00" + _text(name) + _text(value)
+    return b"\x00" + text(name) + text(value)
 
 
-def literals(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([literal(name, value) for name, value in pairs])
-
-
-def _text(value: bytes) -> bytes:
+def text(value: bytes) -> bytes:
+    """A string of a block, its length before it (RFC 7541 §5.2)."""
     length = len(value)
     if length < _MULTI_BYTE:
         return bytes((length,)) + value
@@ -191,4 +196,4 @@ class HeaderEncoder:
             return literal(name, value)
         self._size += size
         self._added[(name, value)] = len(self._added)
-        return b"\x40" + _text(name) + _text(value)
+        return b"\x40" + text(name) + text(value)

@@ -19,8 +19,8 @@ from phantom_platform.http2 import frames
 from phantom_platform.http2.calls import Handlers, Limits, ServerStream
 from phantom_platform.http2.connection import Connection
 from phantom_platform.http2.frames import ConnectionError_, StreamError
-from phantom_platform.http2.headers import HeaderDecoder
-from phantom_platform.http2.requests import RequestHead, read_request
+from phantom_platform.http2.headers import MAX_HEADER_BYTES, HeaderDecoder, TooLargeError
+from phantom_platform.http2.requests import TOO_LARGE, TRAILERS, RequestHead, read_request
 
 BACKLOG = 1024
 MAX_CONCURRENT_STREAMS = 10_000
@@ -46,26 +46,35 @@ class Server(grpc.aio.Server):
 
     def add_insecure_port(self, address: str) -> int:
         """Bind; the port, where the address asks for any with 0. Raises RuntimeError where it cannot be had."""
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        made: socket.socket | None = None
+        host, _, port_text = address.rpartition(":")
+        if not port_text.isdigit() or int(port_text) > 65_535:
+            raise RuntimeError(f"cannot listen on {address}: an address is host:port")
+        made: list[socket.socket] = []
+        port = int(port_text)
         try:
-            family, kind, proto, _, where = socket.getaddrinfo(
-                host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            made = socket.socket(family, kind, proto)
+            for family, where in _addresses(host.strip("[]"), port):
+                made.append(self._bound(family, (where[0], port, *where[2:])))
+                port = made[0].getsockname()[1]  # every address of a name has the same
+        except OSError as error:
+            for each in made:
+                each.close()
+            raise RuntimeError(f"cannot listen on {address}: {error.strerror}") from error
+        self._sockets += made
+        return port
+
+    def _bound(self, family: int, where: tuple[Any, ...]) -> socket.socket:
+        made = socket.socket(family, socket.SOCK_STREAM)
+        try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self._reuse_port:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             made.bind(where)
             made.listen(BACKLOG)  # here, not at the start: a second server is refused now
-        except OSError as error:
-            if made is not None:
-                made.close()
-            raise RuntimeError(f"cannot listen on {address}: {error.strerror}") from error
+        except OSError:
+            made.close()
+            raise
         made.setblocking(False)
-        self._sockets.append(made)
-        return int(made.getsockname()[1])
+        return made
 
     def add_secure_port(self, address: str, server_credentials: Any) -> int:
         raise NotImplementedError("this server speaks plaintext only; put a TLS proxy before it")
@@ -89,7 +98,8 @@ class Server(grpc.aio.Server):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await asyncio.gather(*(each.gone.wait() for each in connections))
-        for each in list(self._connections):
+        connections = list(self._connections)
+        for each in connections:
             each.transport.abort()
         await asyncio.gather(*(each.gone.wait() for each in connections))
         for made in self._sockets:
@@ -106,12 +116,18 @@ class Server(grpc.aio.Server):
         return False
 
 
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Family and address of each that the name has."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((int(family), where) for family, _, _, _, where in found))
+
+
 class ServerConnection(Connection):
     """One client's connection."""
 
     settings: ClassVar[dict[int, int]] = {
         frames.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
-        frames.MAX_HEADER_LIST_SIZE: 16 * 1024,
+        frames.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
     }
 
     def __init__(self, handlers: Handlers, limits: Limits, connections: set[ServerConnection]) -> None:
@@ -178,31 +194,37 @@ class ServerConnection(Connection):
     # -- calls ----------------------------------------------------------------------------------------------------
 
     def headers_received(self, stream_id: int, block: bytes, is_last: bool) -> None:
-        head = self._decoder.decode(block)
+        try:
+            head = self._decoder.decode(block)
+        except TooLargeError:
+            head = TOO_LARGE
         if stream_id <= self.last_stream_id:
-            self._more_headers(stream_id, is_last)
+            self._more_headers(stream_id, head, is_last)
             return
         if not stream_id & 1:
             raise ConnectionError_(frames.PROTOCOL_ERROR, "a client's stream has an even id")
-        if not self._takes_streams:
-            return  # above the last stream of our GOAWAY: the client opens it elsewhere
         self.last_stream_id = stream_id
-        if head is None:
+        if head is None or head is TRAILERS:
             raise StreamError(stream_id, frames.PROTOCOL_ERROR)
-        if len(self.streams) >= MAX_CONCURRENT_STREAMS:
-            raise StreamError(stream_id, frames.REFUSED_STREAM)
+        if not self._takes_streams or len(self.streams) >= MAX_CONCURRENT_STREAMS:
+            raise StreamError(stream_id, frames.REFUSED_STREAM)  # the client may ask again elsewhere
         stream = ServerStream(self, stream_id, head, self._handlers, self._limits)
         self.streams[stream_id] = stream
+        if head.content_length is not None:
+            stream.body_left = head.content_length
+        stream.is_remote_closed = is_last
         stream.begin()
         if is_last and not stream.is_local_closed:
             stream.data_received(b"", True)
 
-    def _more_headers(self, stream_id: int, is_last: bool) -> None:
+    def _more_headers(self, stream_id: int, head: RequestHead | None, is_last: bool) -> None:
         """Trailers of a request, which say nothing here."""
         stream = self.streams.get(stream_id)
         if stream is None or stream.is_remote_closed:
+            if self.was_cut(stream_id):
+                return
             raise ConnectionError_(frames.STREAM_CLOSED, "HEADERS on a stream that is closed")
-        if not is_last:
+        if not is_last or head is not TRAILERS:
             raise StreamError(stream_id, frames.PROTOCOL_ERROR)
         stream.data_received(b"", True)
 

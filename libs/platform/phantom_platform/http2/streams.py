@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from phantom_platform.http2 import frames
@@ -34,10 +36,11 @@ class Stream:
     """What both sides share. `credit` is what the peer may still send, `window` what may be sent to it."""
 
     __slots__ = (
+        "_buffer",
         "_needed",
         "_outbox",
-        "_parts",
-        "_size",
+        "_writers",
+        "body_left",
         "connection",
         "credit",
         "encoding",
@@ -47,7 +50,6 @@ class Stream:
         "max_message",
         "messages",
         "trailers",
-        "waiting",
         "window",
     )
 
@@ -61,12 +63,15 @@ class Stream:
         self.is_local_closed = self.is_remote_closed = False
         # Whole messages that nobody has read yet.
         self.messages: deque[bytes] = deque()
-        # The frames that end the stream, once everything before them is out.
-        self.trailers: bytes | None = None
+        # What `content-length` leaves to come, where the peer has said one.
+        self.body_left: int | None = None
+        # Makes the frames that end the stream, once everything before them is out: a block of headers counts on the
+        # table as it is when the block is sent, so it is not made sooner.
+        self.trailers: Callable[[], bytes] | None = None
         self._outbox: deque[memoryview] = deque()
-        self._parts: list[bytes] = []
-        self._size = 0
-        # Bytes before there can be a whole message.
+        self._writers: list[asyncio.Future[None]] = []
+        # The beginning of a message, and how many bytes there must be before there can be a whole one.
+        self._buffer = bytearray()
         self._needed = PREFIX_BYTES
 
     # -- for subclasses ------------------------------------------------------------------------------------------
@@ -83,28 +88,35 @@ class Stream:
     def reset(self, code: int) -> None:
         """The stream was cut off, by the peer or with its connection."""
 
-    def drained(self) -> None:
-        """Everything that was held back is out."""
-
     # -- receiving -----------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes, is_last: bool) -> None:
-        if (
-            self._parts
-            or len(data) < PREFIX_BYTES
-            or len(data) != PREFIX_BYTES + int.from_bytes(data[1:5], "big")
-        ):
-            self._gather(data)
-        elif data:
-            self._take(data)
+        if self.body_left is not None:
+            self._count(len(data), is_last)
         if is_last:
             self.is_remote_closed = True
-            if self._parts:
+        if (
+            len(data) >= PREFIX_BYTES
+            and len(data) == PREFIX_BYTES + int.from_bytes(data[1:5], "big")
+            and not self._buffer
+        ):
+            self._take(data[0], data[PREFIX_BYTES:])
+        elif data:
+            self._gather(data)
+        if is_last:
+            if self._buffer:
                 self.failed(MessageError(13, "the stream ended inside a message", "truncated_message"))
-            else:
+            elif not self.is_local_closed:
                 self.ended()
         elif self.credit < self.connection.stream_credit // 2 and not self.messages:
             self.give_credit()
+
+    def _count(self, length: int, is_last: bool) -> None:
+        """A body is as long as its `content-length` says (RFC 9113 §8.1.1)."""
+        assert self.body_left is not None
+        self.body_left -= length
+        if self.body_left < 0 or (is_last and self.body_left):
+            raise frames.StreamError(self.id, frames.PROTOCOL_ERROR)
 
     def give_credit(self) -> None:
         """Let the peer send again as much as it could at first."""
@@ -115,49 +127,55 @@ class Stream:
 
     def _gather(self, data: bytes) -> None:
         """A message in several pieces, or several in one."""
-        if not data:
-            return
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size < self._needed:
-            return
-        whole, at = b"".join(self._parts), 0
-        self._needed = PREFIX_BYTES
-        while len(whole) - at >= PREFIX_BYTES and not self.is_local_closed:
-            size = PREFIX_BYTES + int.from_bytes(whole[at + 1 : at + PREFIX_BYTES], "big")
-            if size - PREFIX_BYTES > self.max_message:
-                self._refuse_size(size - PREFIX_BYTES)
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._needed:
                 return
-            if len(whole) - at < size:
-                self._needed = size
-                break
-            self._take(whole[at : at + size])
-            at += size
-        self._parts = [whole[at:]] if at < len(whole) else []
-        self._size = len(whole) - at
+        at = 0
+        with memoryview(buffer or data) as whole:
+            while len(whole) - at >= PREFIX_BYTES and not self.is_local_closed:
+                begin = at + PREFIX_BYTES
+                size = int.from_bytes(whole[at + 1 : begin], "big")
+                if size > self.max_message:
+                    self._refuse_size(size)
+                elif len(whole) - begin < size:
+                    self._needed = PREFIX_BYTES + size
+                    break
+                else:
+                    at = begin + size
+                    self._take(whole[at - size - PREFIX_BYTES], bytes(whole[begin:at]))
+            else:
+                self._needed = PREFIX_BYTES
+        if self.is_local_closed:
+            buffer.clear()
+        elif buffer:
+            del buffer[:at]
+        else:
+            buffer += data[at:]
 
     def _refuse_size(self, size: int) -> None:
-        self._parts.clear()
         message = f"a message of {size} bytes is more than the {self.max_message} that are taken"
         self.failed(MessageError(8, message, "request_too_large"))
 
-    def _take(self, data: bytes) -> None:
-        if data[0]:
+    def _take(self, flag: int, message: bytes) -> None:
+        if flag:
             try:
-                self.messages.append(self._inflated(data))
+                message = self._inflated(flag, message)
             except MessageError as error:
                 self.failed(error)
                 return
-        else:
-            if len(data) - PREFIX_BYTES > self.max_message:
-                self._refuse_size(len(data) - PREFIX_BYTES)
-                return
-            self.messages.append(data[PREFIX_BYTES:])
+        elif len(message) > self.max_message:
+            self._refuse_size(len(message))
+            return
+        self.messages.append(message)
         self.message_received()
 
-    def _inflated(self, data: bytes) -> bytes:
+    def _inflated(self, flag: int, data: bytes) -> bytes:
         bits = COMPRESSIONS.get(self.encoding)
-        if data[0] != 1 or bits is None:
+        if flag != 1 or self.encoding == b"identity":
+            raise MessageError(13, "a message is compressed, and not said how", "corrupt_message")
+        if bits is None:
             said = self.encoding[:40].decode("ascii", "replace")
             raise MessageError(
                 12,
@@ -166,7 +184,7 @@ class Stream:
             )
         inflater = zlib.decompressobj(bits)
         try:
-            message = inflater.decompress(data[PREFIX_BYTES:], self.max_message + 1)
+            message = inflater.decompress(data, self.max_message + 1)
         except zlib.error as error:
             raise MessageError(13, f"a message does not decompress: {error}", "corrupt_message") from error
         if len(message) > self.max_message or inflater.unconsumed_tail:
@@ -183,7 +201,7 @@ class Stream:
     def is_held(self) -> bool:
         return bool(self._outbox) or self.trailers is not None
 
-    def send(self, before: bytes, message: bytes, trailers: bytes | None = None) -> None:
+    def send(self, before: bytes, message: bytes, trailers: Callable[[], bytes] | None = None) -> None:
         """`before` (whole frames of headers), a message, and what ends the stream where that is known already."""
         connection, size = self.connection, PREFIX_BYTES + len(message)
         if (
@@ -197,8 +215,10 @@ class Stream:
             connection.window -= size
             head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.id)
             prefix = b"\x00" + len(message).to_bytes(4, "big")
-            connection.write(b"".join((before, head, prefix, message, trailers or b"")))
-            if trailers is not None:
+            if trailers is None:
+                connection.write(b"".join((before, head, prefix, message)))
+            else:
+                connection.write(b"".join((before, head, prefix, message, trailers())))
                 self._closed()
             return
         if before:
@@ -206,14 +226,27 @@ class Stream:
         self._outbox.append(memoryview(framed(message)))
         self.trailers = trailers
         connection.hold(self)
-        connection.pump()
 
-    def end(self, trailers: bytes) -> None:
+    async def flushed(self) -> None:
+        """Returns when what was sent is on its way, or the stream closed."""
+        while self.is_held and not self.is_local_closed:
+            writer = self.connection.loop.create_future()
+            self._writers.append(writer)
+            await writer
+
+    def drained(self) -> None:
+        """Everything that was held back is out, or never will be."""
+        for each in self._writers:
+            if not each.done():
+                each.set_result(None)
+        self._writers.clear()
+
+    def end(self, trailers: Callable[[], bytes]) -> None:
         """Close this side with these frames, after all that was sent before."""
         if self._outbox:
             self.trailers = trailers
         else:
-            self.connection.write(trailers)
+            self.connection.write(trailers())
             self._closed()
 
     def send_held(self) -> bool:
@@ -234,11 +267,11 @@ class Stream:
             return True
         self._outbox.popleft()
         if not self._outbox:
-            self.drained()
             if self.trailers is not None:
-                connection.write(self.trailers)
+                connection.write(self.trailers())
                 self.trailers = None
                 self._closed()
+            self.drained()
         return True
 
     def _closed(self) -> None:
@@ -246,5 +279,5 @@ class Stream:
         self.is_local_closed = True
         if not self.is_remote_closed:
             self.is_remote_closed = True
-            self.connection.write(frames.rst_stream(self.id, frames.NO_ERROR))
+            self.connection.cut(self.id, frames.NO_ERROR)
         self.connection.forget(self)
