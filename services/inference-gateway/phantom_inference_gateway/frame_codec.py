@@ -36,8 +36,8 @@ def encode_frame(frame: Frame[Attempt], now: float) -> bytes:
     return b"".join(parts)
 
 
-def settle(frame: Frame[Attempt], answer: pb.AnswerFrame) -> tuple[int, int]:
-    """End the frame's attempts with its answers. Returns how many came, and how many were refused as draining.
+def settle(frame: Frame[Attempt], answer: pb.AnswerFrame) -> int:
+    """End the frame's attempts with its answers. Returns how many were refused as draining.
 
     Raises BadAnswerError, having ended none, where the answer does not fit.
     """
@@ -55,8 +55,8 @@ def settle(frame: Frame[Attempt], answer: pb.AnswerFrame) -> tuple[int, int]:
                 call.response = response
                 call.ending = Ending.ANSWERED
                 call.ended.set_result(None)
-        return len(calls), 0
-    return len(calls), _settle_mixed(calls, responses, list(codes), answer)
+        return 0
+    return _settle_mixed(calls, responses, list(codes), answer)
 
 
 def _settle_mixed(

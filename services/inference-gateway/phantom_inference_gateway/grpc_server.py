@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -12,6 +11,7 @@ from phantom_inference_gateway.calls import MAX_MESSAGE_BYTES
 from phantom_inference_gateway.rpc import SERVICE, InferenceDoor, RpcGateway
 from phantom_inference_gateway.rpc_stream import StreamDoor
 from phantom_platform.errors import Refused
+from phantom_platform.http2.server import Server
 from phantom_platform.rpc.health import Health
 from phantom_platform.telemetry import logs
 
@@ -39,7 +39,7 @@ class InferenceServer:
         self._port = port
         self._refused = refused
         self._health = Health(frozenset((SERVICE,)), unready)
-        self._server: grpc.aio.Server | None = None
+        self._server: Server | None = None
 
     @property
     def port(self) -> int:
@@ -47,16 +47,7 @@ class InferenceServer:
         return self._port
 
     async def start(self) -> None:
-        server = grpc.aio.server(
-            options=[
-                # A second server would otherwise bind the taken port silently and steal its traffic.
-                ("grpc.so_reuseport", 0),
-                # Beyond it gRPC itself answers RESOURCE_EXHAUSTED.
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ]
-        )
+        server = Server(max_message=MAX_MESSAGE_BYTES)
         door = InferenceDoor(self._gateway, self._refused)
         server.add_generic_rpc_handlers((door.handlers(StreamDoor(door).serve),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -17,7 +17,7 @@ from phantom_inference_gateway.calls import Part
 from phantom_inference_gateway.domain.ejection import Ejection
 from phantom_inference_gateway.domain.retry import Ending, is_replica_failure
 from phantom_inference_gateway.oip_blocks import UnpackableError, keep_declared, pack, parse_request
-from phantom_inference_gateway.upstreams import CHANNEL_OPTIONS, Hooks, Peer, State, StreamRule
+from phantom_inference_gateway.upstreams import Hooks, Peer, State, StreamRule
 from phantom_inference_gateway.wire import encode_head
 from phantom_platform.errors import Invalid
 from phantom_platform.telemetry import logs
@@ -26,6 +26,18 @@ log = logs.get(__name__)
 
 _SERVICE = "/inference.GRPCInferenceService"
 _NO_VERSION = b"\x12\x00"  # model_version = "": the last value of a field counts
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A connection a peer: what one does to its own never holds up another.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A peer whose host vanished without a word is noticed within about 15 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),
+)
 ASK_EVERY_S = 1.0
 ASK_TIMEOUT_S = 2.0
 

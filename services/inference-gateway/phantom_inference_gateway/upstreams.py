@@ -8,9 +8,9 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom_inference_gateway.attempts import DEADLINE_EXCEEDED, UNAVAILABLE, Attempt
@@ -18,23 +18,13 @@ from phantom_inference_gateway.domain.ejection import Ejection, EjectionRule
 from phantom_inference_gateway.domain.frames import FrameLimits, FrameQueue
 from phantom_inference_gateway.domain.retry import Ending, is_replica_failure
 from phantom_inference_gateway.frame_codec import BadAnswerError, encode_frame, settle
+from phantom_platform.http2.client import ClientCall, open_stream
 from phantom_platform.telemetry import logs
 
 log = logs.get(__name__)
 
 METHOD = "/phantom.modelserver.v1.ModelServerService/Frames"
-CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # A connection a stream: what one peer does to its own never holds up another.
-    ("grpc.use_local_subchannel_pool", 1),
-    # A replica whose host vanished without a word is noticed within about 15 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_http_proxy", 0),
-)
+MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +93,10 @@ class FrameStream:
         self._hooks = hooks
         self._queue: FrameQueue[Attempt] = FrameQueue(rule.frames)
         self._loop = asyncio.get_running_loop()
-        self._call: Any = None
-        self._must_reopen = False
-        self._sleeper: asyncio.Future[None] | None = None
+        self._call: ClientCall | None = None
+        self._opened: asyncio.Future[None] | None = None
+        self._was_open = False
+        self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._retired = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"stream {peer.endpoint} {peer.replica_id}")
@@ -125,8 +116,7 @@ class FrameStream:
             return
         self.ejection.sent(now)
         self._queue.add(attempt, now)
-        if self._sleeper is not None:
-            self._nudge(now)
+        self._schedule()
 
     def release(self, attempt: Attempt, now: float) -> None:
         self.outstanding -= 1
@@ -142,9 +132,8 @@ class FrameStream:
 
     def schema_changed(self) -> None:
         """Say `open` again, with the schema as it is now."""
-        if self.state is State.OPEN:
-            self._must_reopen = True
-            self._wake()
+        if self.state is State.OPEN and self._call is not None:
+            self._say_open(self._call)
 
     def retire(self) -> None:
         """Take no more; close when nothing is in flight any longer."""
@@ -175,7 +164,7 @@ class FrameStream:
         if self._call is not None and self._queue.overdue(now - self._rule.silence_grace_s):
             if self.ejection.fell_silent(now):
                 self._hooks.ejected(self.peer, "a frame was not answered by its latest deadline")
-            self._call.cancel()
+            self._cancel()
 
     # -- its life ------------------------------------------------------------------------------------------
 
@@ -194,82 +183,84 @@ class FrameStream:
 
     async def _serve(self) -> bool:
         """One stream from opening to end; whether it was open at all."""
-        was_open = False
-        writer: asyncio.Task[None] | None = None
-        channel = grpc.aio.insecure_channel(self.peer.address, options=CHANNEL_OPTIONS)
-        call: Any = channel.stream_stream(METHOD)()
         try:
             async with asyncio.timeout(self._rule.open_timeout_s):
-                await call.write(pb.FramesRequest(open=self._opening()).SerializeToString())
-                was_open = await self._read_opened(call)
-            if was_open and not self._retired.is_set():
-                self.state, self._call = State.OPEN, call
-                self.tried.set()
-                writer = asyncio.create_task(self._write(call))
-                await self._read(call)
-        except (TimeoutError, grpc.aio.UsageError, asyncio.InvalidStateError, BadAnswerError) as error:
-            log.warning("stream broke", action="stream_broke", replica=self.replica_id, error=str(error))
-        except grpc.aio.AioRpcError as error:
-            self._note(error.code(), error.details() or "")
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # The stream was cancelled from here (retired, silent): grpc says so in this way.
+                call = await open_stream(
+                    self.peer.address, METHOD, self._received, max_message=MAX_ANSWER_BYTES
+                )
+                self._call, self._opened = call, self._loop.create_future()
+                self._say_open(call)
+                await asyncio.wait((self._opened, call.ended_with), return_when=asyncio.FIRST_COMPLETED)
+            if self._retired.is_set():
+                self._close_if_idle()
+            ended = await call.ended_with
+            self._note(ended.code, ended.details)
+        except TimeoutError:
+            log.warning("replica does not answer", action="stream_broke", replica=self.replica_id)
+        except OSError as error:
+            log.debug("replica not reached", action="not_reached", replica=self.replica_id, error=str(error))
         finally:
-            await self._end(call, channel, writer)
+            was_open = self._was_open
+            self._end()
         return was_open
 
-    def _opening(self) -> pb.Open:
+    def _say_open(self, call: ClientCall) -> None:
         opening = self._hooks.opening(self.peer)
         self.schema_version = opening.schema_version
-        return opening
+        call.write_nowait(pb.FramesRequest(open=opening).SerializeToString())
 
-    async def _read_opened(self, call: Any) -> bool:
-        raw = await call.read()
-        if raw is grpc.aio.EOF:
-            self._note(await call.code(), await call.details() or "")
-            return False
-        message = pb.FramesResponse.FromString(raw)
-        if message.WhichOneof("message") == "draining":
-            self._drain(message.draining.route_record)
-            return False
-        opened = message.opened
-        if (opened.replica_id, opened.revision) != (self.peer.replica_id, self.peer.revision):
-            self._note(grpc.StatusCode.FAILED_PRECONDITION, f"wrong_replica: {opened.replica_id} answered")
-            return False
-        return True
-
-    async def _read(self, call: Any) -> None:
-        while True:
-            raw = await call.read()
-            if raw is grpc.aio.EOF:
-                self._note(await call.code(), await call.details() or "")
-                return
+    def _received(self, raw: bytes) -> None:
+        """A message of the replica. What does not fit ends the stream; nothing is raised."""
+        try:
             message = pb.FramesResponse.FromString(raw)
             kind = message.WhichOneof("message")
             if kind == "frame":
                 self._answered(message.frame)
             elif kind == "draining":
                 self._drain(message.draining.route_record)
-            if self.state is not State.OPEN and self._close_if_idle():
-                return
+            elif kind == "opened" and not self._was_open:
+                self._take_opened(message.opened)
+        except (BadAnswerError, DecodeError) as error:
+            log.warning("stream broke", action="stream_broke", replica=self.replica_id, error=str(error))
+            self._cancel()
+            return
+        if self.state is not State.OPEN:
+            self._close_if_idle()
+
+    def _take_opened(self, opened: pb.Opened) -> None:
+        if (opened.replica_id, opened.revision) != (self.peer.replica_id, self.peer.revision):
+            self._note(grpc.StatusCode.FAILED_PRECONDITION, f"wrong_replica: {opened.replica_id} answered")
+            self._cancel()
+            return
+        self._was_open = True
+        if self.state is not State.RETIRED:
+            self.state = State.OPEN
+        self.tried.set()
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(None)
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
 
     def _answered(self, answer: pb.AnswerFrame) -> None:
         frame = self._queue.answered(answer.sequence)
         if frame is None:
             raise BadAnswerError(f"an answer to frame {answer.sequence}, which is not in flight")
         try:
-            _, refused = settle(frame, answer)
-        except ValueError:
+            refused = settle(frame, answer)
+        except BadAnswerError:
             self._queue.in_flight[frame.sequence] = frame  # they are lost with the stream
             raise
         now = self._loop.time()
         if refused and self.state is State.OPEN:
             self._drain(b"")
-        self._judge(list(answer.codes), now)
-        if self._sleeper is not None and len(self._queue):
-            self._nudge(now)
+        if answer.codes:
+            self._judge(list(answer.codes), now)
+        else:
+            self.ejection.succeeded()
+        if len(self._queue):
+            self._schedule()
 
     def _judge(self, codes: list[int], now: float) -> None:
         if not any(map(is_replica_failure, codes)):
@@ -306,13 +297,15 @@ class FrameStream:
                 details=details,
             )
 
-    async def _end(self, call: Any, channel: Any, writer: asyncio.Task[None] | None) -> None:
-        self._call = None
+    def _end(self) -> None:
+        call, self._call = self._call, None
+        self._was_open = False
         was_refused = self.state is State.WRONG_REPLICA
         if self.state is State.OPEN:
             self.state = State.CONNECTING
-        if writer is not None:
-            writer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         unsent, sent = self._queue.clear()
         for attempt in unsent:
             attempt.end(Ending.UNSENT, UNAVAILABLE, "no_ready_replica", "the replica's stream ended")
@@ -321,63 +314,43 @@ class FrameStream:
         for attempt in sent:
             ending = Ending.REFUSED if was_refused else Ending.LOST
             attempt.end(ending, UNAVAILABLE, "replica_lost", "the replica went away while it answered")
-        call.cancel()
-        await channel.close()
+        if call is not None:
+            call.cancel()
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    async def _write(self, call: Any) -> None:
-        queue, loop = self._queue, self._loop
-        try:
-            while True:
-                if self._must_reopen:
-                    self._must_reopen = False
-                    await call.write(pb.FramesRequest(open=self._opening()).SerializeToString())
-                now = loop.time()
-                due = queue.due(now)
-                if due != 0.0:
-                    await self._sleep(due)
-                    continue
-                frame = queue.cut(now)
-                if frame is not None:
-                    self.frames += 1
-                    self.frame_calls += len(frame.calls)
-                    await call.write(encode_frame(frame, now))
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-            call.cancel()  # the reader learns the status
+    def _schedule(self) -> None:
+        """Look at the queue once, after all that this turn of the event loop brings: one frame takes it together."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._write)
 
-    async def _sleep(self, due: float | None) -> None:
-        self._sleeper = self._loop.create_future()
+    def _write(self) -> None:
+        """Send the frames that are due; come back when the next one is."""
+        self._is_scheduled = False
+        call, queue = self._call, self._queue
+        if call is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._loop.time()
+        while (due := queue.due(now)) == 0.0:
+            frame = queue.cut(now)
+            if frame is not None:
+                self.frames += 1
+                self.frame_calls += len(frame.calls)
+                call.write_nowait(encode_frame(frame, now))
         if due is not None:
-            self._timer = self._loop.call_later(_whole_ms(due), self._wake)
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-    def _nudge(self, now: float) -> None:
-        due = self._queue.due(now)
-        if due == 0.0:
-            self._wake()
-        elif due is not None and self._timer is None:
-            self._timer = self._loop.call_later(_whole_ms(due), self._wake)
-
-    def _wake(self) -> None:
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+            self._timer = self._loop.call_later(_whole_ms(due), self._write)
 
     def _release_waiting(self) -> None:
         for attempt in self._queue.drop_waiting():
             attempt.end(Ending.UNSENT, UNAVAILABLE, "draining", "the replica is draining")
 
-    def _close_if_idle(self) -> bool:
-        if self._queue.in_flight or self._call is None:
-            return False
-        self._call.cancel()
-        return True
+    def _close_if_idle(self) -> None:
+        if not self._queue.in_flight:
+            self._cancel()
 
 
 def _whole_ms(seconds: float) -> float:

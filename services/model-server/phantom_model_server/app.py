@@ -114,20 +114,24 @@ class Replica:
         path = await artifacts.find(order, self._settings.download_timeout_s)
         self._digest = order.artifact.digest
         try:
-            return load(
+            model = load(
                 path,
                 order.artifact.framework,
                 order.model_schema,
                 threads=order.threads,
                 allow_pickle=order.allow_pickle,
+                runtime=order.runtime,
             )
         except InvalidModel as error:
             raise of_artifact(error) from error
+        choice = model.choice
+        log.info("runtime chosen", action="runtime_chosen", onnx_rows=choice.rows, reason=choice.reason)
+        return model
 
     async def _listen(self, model: Model, stack: AsyncExitStack) -> tuple[str, str]:
         order, settings = self._order, self._settings
         metrics = Metrics(self._registry)
-        metrics.describe(order, model.runtime)
+        metrics.describe(order, model.runtime, model.choice)
         metrics.watch(lambda: self._gate.in_flight, lambda: self._gate.open_streams)
         pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="predict")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
