@@ -307,6 +307,7 @@ class ServerStream(Stream):
             return
         message = _as_bytes(message)
         if trailing:
+            metadata_block(trailing)  # may raise: before the answer is sent
             self.send(self._take_head(), message)
             self._end(None)
         else:
