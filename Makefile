@@ -47,8 +47,8 @@ generate: setup ## Write what is generated: stubs, docs/asyncapi.yaml, the dashb
 lock: ## Resolve every dependency anew into the hashed locks
 	tools/lock.sh
 
-bench: setup ## Measure throughput and latency on this machine
-	for script in tests/benchmarks/*.py; do echo "$$script"; $(bin)/python "$$script"; done
+bench: setup ## Measure serving into one table (ONLY=<group>,… a part; PEERS=1 other servers too)
+	@$(bin)/python tests/benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers) $(BENCH)
 
 clean: ## Remove everything that set-up and the tests made, but not .cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis libs/contracts/{phantom,inference,buf}

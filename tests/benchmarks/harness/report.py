@@ -94,6 +94,7 @@ def save(path: Path, rows: Sequence[Row]) -> None:
     """The table first, then the figures behind it."""
     ordered = complete(rows) + [row for row in rows if not row.target]
     optional = ("group", "case", "figure", "date", "commit")
+    path.parent.mkdir(parents=True, exist_ok=True)
     told = [{k: v for k, v in asdict(row).items() if v or k not in optional} for row in ordered]
     path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 

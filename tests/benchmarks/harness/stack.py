@@ -92,12 +92,18 @@ class Site:
         return [self._servers[each].pid for each in replicas]
 
     def serve(
-        self, replica: str, revision: str, version: str, file: Path, features: int = model.FEATURES
+        self,
+        replica: str,
+        revision: str,
+        version: str,
+        file: Path,
+        environment: Mapping[str, str] | None = None,
     ) -> str:
-        """Start a model server; its address."""
-        server = ModelServer(self.data_dir, replica, revision, version, file, schema_of(features))
+        """Start a model server of the benchmark's features; its address."""
+        schema = schema_of(model.FEATURES)
+        server = ModelServer(self.data_dir, replica, revision, version, file, schema)
         self._servers[replica] = server
-        return server.start()
+        return server.start(environment or {})
 
     def publish(self, *records: Published) -> None:
         """Write endpoints' records as their owners do."""
@@ -191,13 +197,12 @@ class ModelServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> str:
+    def start(self, environment: Mapping[str, str]) -> str:
         """Returns its address once it serves."""
         self._launch_path.parent.mkdir(parents=True, exist_ok=True)
         self._launch_path.write_text(self._launch.model_dump_json())
-        self._process = Process(
-            [sys.executable, "-m", "phantom_model_server", "--launch", str(self._launch_path)], self._log
-        )
+        argv = [sys.executable, "-m", "phantom_model_server", "--launch", str(self._launch_path)]
+        self._process = Process(argv, self._log, environment)
         self._process.wait_until(self.replica_path.exists)
         said = ReplicaFile.model_validate_json(self.replica_path.read_bytes())
         if said.state != "ready":
@@ -241,7 +246,7 @@ class Gateway:
         self.name = name
         self.address = ""
         self.set_endpoint(endpoint, replicas, features)
-        self._site = site
+        self.site = site
         self._environment = dict(environment or {})
         self._module = "phantom_inference_gateway" if logs else "harness.silent_gateway"
         self._process: Process | None = None
@@ -264,12 +269,12 @@ class Gateway:
         ports = {name: free_port() for name in ("GRPC", "HTTP", "METRICS")}
         environment = {f"PHANTOM_GATEWAY_{name}_PORT": str(port) for name, port in ports.items()}
         environment |= {
-            "PHANTOM_KAFKA_BOOTSTRAP": self._site.kafka,
-            "PHANTOM_DATA_DIR": str(self._site.data_dir),
+            "PHANTOM_KAFKA_BOOTSTRAP": self.site.kafka,
+            "PHANTOM_DATA_DIR": str(self.site.data_dir),
             "PHANTOM_GATEWAY_WORKER": self.name.replace(" ", "-"),
             **self._environment,
         }
-        log = self._site.folder / f"gateway-{self.name}.log".replace(" ", "-")
+        log = self.site.folder / f"gateway-{self.name}.log".replace(" ", "-")
         self._process = Process([sys.executable, "-m", self._module], log, environment, HERE)
         self.address, self.metrics_port = f"127.0.0.1:{ports['GRPC']}", ports["METRICS"]
         self._process.wait_until(lambda: readiness(ports["METRICS"]) == "")
@@ -277,7 +282,7 @@ class Gateway:
     def parts(self) -> dict[str, list[int]]:
         """Processes by what they do."""
         assert self._process is not None
-        return {"gateway": [self._process.pid], "model server": self._site.pids(self._replicas)}
+        return {"gateway": [self._process.pid], "model server": self.site.pids(self._replicas)}
 
     def pids(self) -> list[int]:
         return [pid for pids in self.parts().values() for pid in pids]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..measure import Shape
 from ..measure import measure as load
@@ -41,7 +41,9 @@ def measure(run: Run) -> list[Row]:
         gateway = ours(site)
         stack.enter_context(started(gateway))
         done, step = 0, (run.requests - FIRST) // STEPS
-        for count in (FIRST, *[step] * STEPS):
+        step -= step % IN_FLIGHT  # each of the callers makes as many calls
+        rest = run.requests - FIRST - step * (STEPS - 1)
+        for count in (FIRST, *[step] * (STEPS - 1), rest - rest % IN_FLIGHT):
             load(gateway, Shape(in_flight=IN_FLIGHT, calls=count, warm_s=0), run.folder)
             done += count
             time.sleep(2)  # batches that were open have gone to Kafka
@@ -55,7 +57,9 @@ def measure(run: Run) -> list[Row]:
 
 def rows(samples: list[Sample]) -> list[Row]:
     """The ratio, and the way to it."""
-    made = [judged("memory", [samples[-1].pss / samples[0].pss])]
+    row = judged("memory", [samples[-1].pss / samples[0].pss])
+    # Fewer than asked for are told as what they are.
+    made = [replace(row, measure=row.measure.replace("1,000,000", f"{samples[-1].requests:,}"))]
     for each in samples:
         numbers = {"PSS MB": each.pss / 1e6, "RSS MB": each.rss / 1e6}
         made += figure_rows(GROUP, f"after {each.requests:,} requests", [numbers])
