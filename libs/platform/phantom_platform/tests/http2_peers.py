@@ -180,8 +180,9 @@ class Peer:
             except (asyncio.IncompleteReadError, ConnectionError):
                 return goaway
 
-    async def ping(self, payload: bytes = b"12345678") -> None:
-        """Everything sent before has been dealt with."""
-        self.send(frames.ping(payload))
-        while (await self.until(frames.PING)).payload != payload:
-            continue
+    async def ping(self) -> None:
+        """Everything sent before has been dealt with: read at the first answer, its handlers begun at the second."""
+        for payload in (b"the 1st.", b"the 2nd."):
+            self.send(frames.ping(payload))
+            while (await self.until(frames.PING)).payload != payload:
+                continue
