@@ -8,6 +8,6 @@ from phantom_runtimes.digest import verify_digest
 from phantom_runtimes.errors import Invalid
 from phantom_runtimes.formats import Format, sniff
 from phantom_runtimes.loading import load
-from phantom_runtimes.model import Model, Predictions
+from phantom_runtimes.model import Choice, Model, Predictions
 
-__all__ = ["Format", "Invalid", "Model", "Predictions", "load", "sniff", "verify_digest"]
+__all__ = ["Choice", "Format", "Invalid", "Model", "Predictions", "load", "sniff", "verify_digest"]

@@ -13,6 +13,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Matrix = Float32 | Float64
 
+_ONE = np.float32(1)
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -22,6 +24,15 @@ class Predictions:
     values: Float64 | None  # [rows]
     probabilities: Float32 | None  # [rows, classes] in the order of the schema's class labels
     scores: Float64  # [rows]: the probability of the schema's score label, or the value
+    runtime: str = ""  # which answered, where it was not the model's own
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """When onnxruntime answers for a model of another framework."""
+
+    rows: int  # up to so many in one run; 0: never
+    reason: str  # in words
 
 
 class Model(Protocol):
@@ -29,6 +40,7 @@ class Model(Protocol):
 
     schema: ModelSchema
     runtime: str  # as it stands in prediction records: `xgboost`, `onnxruntime`, `scikit-learn`
+    choice: Choice
 
     def predict(self, matrix: Matrix) -> Predictions:
         """Answers for a matrix [rows, features], features in the schema's order.
@@ -39,7 +51,10 @@ class Model(Protocol):
         ...
 
 
-def classified(schema: ModelSchema, probabilities: Float32) -> Predictions:
+ONLY_ITS_OWN = Choice(0, "the framework has one runtime")
+
+
+def classified(schema: ModelSchema, probabilities: Float32, runtime: str = "") -> Predictions:
     """Predictions from class probabilities [rows, classes].
 
     With two classes the score label is answered from the schema's threshold on; with more, the likeliest.
@@ -47,24 +62,25 @@ def classified(schema: ModelSchema, probabilities: Float32) -> Predictions:
     scored = schema.class_labels.index(schema.score_label or schema.class_labels[-1])
     scores = probabilities[:, scored].astype(np.float64)
     if len(schema.class_labels) == 2:
-        labels = np.where(scores >= schema.threshold, scored, 1 - scored).astype(np.int32)
+        is_scored = scores >= schema.threshold
+        labels = (is_scored if scored else ~is_scored).astype(np.int32)
     else:
         labels = probabilities.argmax(axis=1).astype(np.int32)
-    return Predictions(labels, None, probabilities, scores)
+    return Predictions(labels, None, probabilities, scores, runtime)
 
 
-def binary(schema: ModelSchema, second: Float32) -> Predictions:
+def binary(schema: ModelSchema, second: Float32, runtime: str = "") -> Predictions:
     """Predictions from the probability [rows] of the second class label."""
     probabilities = np.empty((len(second), 2), dtype=np.float32)
     probabilities[:, 1] = second
-    np.subtract(np.float32(1), second, out=probabilities[:, 0])
-    return classified(schema, probabilities)
+    np.subtract(_ONE, second, out=probabilities[:, 0])
+    return classified(schema, probabilities, runtime)
 
 
-def regressed(values: Matrix) -> Predictions:
+def regressed(values: Matrix, runtime: str = "") -> Predictions:
     """Predictions from values [rows]."""
     as_double = values.astype(np.float64)
-    return Predictions(None, as_double, None, as_double)
+    return Predictions(None, as_double, None, as_double, runtime)
 
 
 def class_order(schema: ModelSchema, classes: list[str], *, positional: bool) -> npt.NDArray[np.intp] | None:

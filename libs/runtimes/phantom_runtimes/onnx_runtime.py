@@ -9,7 +9,7 @@ import numpy.typing as npt
 from phantom_contracts.schema import Feature, ModelSchema
 from phantom_runtimes import onnx_check
 from phantom_runtimes.errors import Invalid, corrupt
-from phantom_runtimes.model import Float32, Matrix, Predictions, classified, regressed
+from phantom_runtimes.model import ONLY_ITS_OWN, Float32, Matrix, Predictions, classified, regressed
 
 _NUMBERS: dict[str, type] = {
     "tensor(float)": np.float32,
@@ -24,7 +24,7 @@ def load(path: Path, schema: ModelSchema, *, threads: int) -> "OnnxModel":
     """The model; Invalid where it is damaged, not self-contained, or does not fit its schema."""
     raw = path.read_bytes()
     order = onnx_check.check(raw, schema)
-    model = OnnxModel(_session(raw, threads), schema, order)
+    model = OnnxModel(session(raw, threads), schema, order)
     try:
         model.predict(np.zeros((2, len(schema.features)), dtype=np.float32))
     except Invalid:
@@ -38,6 +38,7 @@ class OnnxModel:
     """A session behind its schema."""
 
     runtime = "onnxruntime"
+    choice = ONLY_ITS_OWN
 
     def __init__(self, session: Any, schema: ModelSchema, order: npt.NDArray[np.intp] | None) -> None:
         self.schema = schema
@@ -70,7 +71,8 @@ class OnnxModel:
         return feed
 
 
-def _session(raw: bytes, threads: int) -> Any:
+def session(raw: bytes, threads: int) -> Any:
+    """A session for a serialized model. Invalid `corrupt_model` where onnxruntime cannot load it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

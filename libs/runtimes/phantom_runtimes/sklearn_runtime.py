@@ -13,7 +13,7 @@ from phantom_contracts.schema import ModelSchema
 from phantom_runtimes import sklearn_check
 from phantom_runtimes.errors import Invalid, corrupt
 from phantom_runtimes.formats import Format
-from phantom_runtimes.model import Matrix, Predictions, class_order, classified, regressed
+from phantom_runtimes.model import ONLY_ITS_OWN, Matrix, Predictions, class_order, classified, regressed
 
 
 def load(
@@ -45,6 +45,7 @@ class SklearnModel:
     """An estimator behind its schema."""
 
     runtime = "scikit-learn"
+    choice = ONLY_ITS_OWN
 
     def __init__(self, estimator: Any, schema: ModelSchema) -> None:
         self.schema = schema

@@ -17,6 +17,7 @@ import numpy as np
 from phantom_runtimes.errors import Invalid, corrupt
 from phantom_runtimes.model import Float32
 
+_Counts = ctypes.POINTER(ctypes.c_uint64)
 VALUE, MARGIN = 0, 1  # what to predict: the objective's value, or the sum of the trees
 
 
@@ -55,9 +56,9 @@ class Booster:
             rows,
             columns,
         )
-        shape = ctypes.POINTER(ctypes.c_uint64)()
+        shape = _Counts()
         dimensions = ctypes.c_uint64()
-        result = ctypes.POINTER(ctypes.c_float)()
+        result = ctypes.c_void_p()
         self._check(
             self._predict(
                 self._handle,
@@ -69,11 +70,10 @@ class Booster:
                 ctypes.byref(result),
             )
         )
-        sizes = tuple(shape[n] for n in range(dimensions.value))
-        flat: Float32 = np.ctypeslib.as_array(
-            result, (math.prod(sizes),)
-        ).copy()  # the library reuses its own
-        return flat.reshape(rows, -1)
+        size = math.prod(shape[n] for n in range(dimensions.value))
+        # copied: the library writes its next answer over this one
+        copied = ctypes.string_at(result.value or 0, 4 * size) if size else b""
+        return np.frombuffer(copied, dtype=np.float32).reshape(rows, -1)
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)

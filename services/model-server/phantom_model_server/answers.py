@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference import grpc_service_pb2 as oip
+from phantom_contracts.protobuf import field, tag, varint
 from phantom_contracts.schema import ModelSchema
 from phantom_contracts.tensors import labels_are_integers, model_outputs
-from phantom_model_server.encoding import field, tag, varint
 from phantom_model_server.requests import Call
 from phantom_model_server.tensors import shown
 from phantom_platform.errors import Invalid

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 from phantom.predictions.v1 import prediction_batch_pb2 as log
+from phantom_contracts.protobuf import packed, tag, varint
 from phantom_model_server.answers import Encoded
-from phantom_model_server.encoding import packed, tag, varint
 from phantom_model_server.projection import Numbers, Projection
 from phantom_model_server.requests import Call
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
+from phantom_contracts.protobuf import tag, varint
 from phantom_model_server import failures
-from phantom_model_server.encoding import tag, varint
 from phantom_model_server.service import Answered, Asked
 from phantom_platform.errors import Invalid
 

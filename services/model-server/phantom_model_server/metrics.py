@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from phantom_contracts.launch import LaunchFile
 from phantom_model_server import failures
 from phantom_model_server.service import Answered
+from phantom_runtimes import Choice
 
 SECONDS = (
     0.0001,
@@ -133,7 +134,7 @@ class Metrics:
             yield CounterMetricFamily(name, words, value=value)
         yield from histograms
 
-    def describe(self, launch: LaunchFile, runtime: str) -> None:
+    def describe(self, launch: LaunchFile, runtime: str, choice: Choice) -> None:
         """Say on the scrape what is served here."""
         Gauge(
             "phantom_model_info",
@@ -149,6 +150,12 @@ class Metrics:
             version=launch.model_version,
             runtime=runtime,
         ).set(1)
+        Gauge(
+            "phantom_model_onnx_rows",
+            "Rows in one run up to which onnxruntime answers for another framework's model; 0: never.",
+            ("reason",),
+            registry=self._registry,
+        ).labels(reason=choice.reason).set(choice.rows)
 
     def watch(self, in_flight: Callable[[], int], open_streams: Callable[[], int]) -> None:
         """Read these two at every scrape."""

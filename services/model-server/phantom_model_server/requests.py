@@ -20,7 +20,7 @@ from phantom_model_server.decoding import Decoder, Form, Rows
 from phantom_platform.errors import Invalid
 
 MAX_FORM_BYTES = 4 * 1024 * 1024
-"""Of the forms that an endpoint remembers, by the bytes that lead to them; beyond it, it starts anew."""
+"""About what the forms that an endpoint remembers take; beyond it, it starts anew."""
 
 
 def _outline() -> type:
@@ -113,7 +113,8 @@ class Reader:
         request = _parse_whole(body)
         form, rows = self._decoder.decode_raw(request)
         wanted = self._wanted(request)
-        size = len(key) if isinstance(key, bytes) else sum(map(len, key[0])) + sum(map(len, key[1]))
+        text = len(key) if isinstance(key, bytes) else sum(map(len, key[0])) + sum(map(len, key[1]))
+        size = 1024 + 4 * text
         if self._form_bytes + size > MAX_FORM_BYTES:
             self._forms.clear()
             self._form_bytes = 0

@@ -146,7 +146,8 @@ class ModelServer:
             answered.rows += rows.count
             answered.missing += rows.missing
             answered.unknown += rows.unknown
-        answered.blocks += endpoint.packer.pack(group, numbers, encoded, len(numbers), self.model.runtime)
+        runtime = found.runtime or self.model.runtime
+        answered.blocks += endpoint.packer.pack(group, numbers, encoded, len(numbers), runtime)
 
 
 def _matrix(endpoint: Endpoint, group: list[Call]) -> tuple[Numbers, Numbers]:

@@ -20,6 +20,7 @@ from inference import grpc_service_pb2 as oip
 from inference import grpc_service_pb2_grpc as oip_stubs
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom.modelserver.v1 import model_server_service_pb2_grpc as stubs
+from phantom.predictions.v1.prediction_batch_pb2 import Block
 from phantom_contracts.launch import EXIT_FAILED, EXIT_LOCKED, EXIT_RETRY
 from phantom_model_server.tests.conftest import DRAIN_KEY, Gateway, channel_to, gateway, request
 
@@ -93,6 +94,23 @@ async def test_health_readiness_and_metrics_are_served(replica):
         assert caught.value.code == 503
         await stream.close()
     assert one.ended() == 0
+
+
+@pytest.mark.parametrize(("pinned", "answered"), [("auto", "onnxruntime"), ("native", "xgboost")])
+async def test_the_runtime_that_answered_stands_in_the_record(pinned, answered, replica):
+    one = replica(runtime=pinned).start()
+    async with gateway(one) as stream:
+        (packed,) = (await stream.ask(request(ROW))).blocks
+        assert Block.FromString(packed.block).runtime == answered
+        (packed,) = (await stream.ask(request(ROW * 500))).blocks
+        assert Block.FromString(packed.block).runtime == "xgboost"
+    metric = next(
+        line for line in fetch(one, "/metrics")[1].splitlines() if line.startswith("phantom_model_onnx_rows{")
+    )
+    if pinned == "native":
+        assert metric == 'phantom_model_onnx_rows{reason="pinned to XGBoost"} 0.0'
+    else:
+        assert "alike on 10000" in metric
 
 
 def test_a_second_process_for_the_same_replica_exits_and_touches_nothing(replica):
