@@ -7,7 +7,7 @@ the small messages of health and metadata are parsed here; `rpc_stream` holds th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
@@ -19,6 +19,7 @@ from phantom_inference_gateway.descriptions import HASH_FIELD
 from phantom_inference_gateway.service import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.wire import Head, read_head
 from phantom_platform.errors import Invalid, PhantomError, Unavailable
+from phantom_platform.http2.requests import Block, metadata_block
 from phantom_platform.rpc.status import DETAILS_KEY, code_of, from_status, to_status
 from phantom_platform.telemetry import logs, tracing
 
@@ -30,6 +31,9 @@ RETRY_AFTER = "retry-after"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BEARER = "bearer "
 _TIMEOUT = "timeout"
+_REMEMBERED = 1024
+# The field of a prediction id without its 36 characters.
+_ID_FIELD = metadata_block((("phantom-prediction-id", "0" * 36),))[:-36]
 
 MessageT = TypeVar("MessageT")
 
@@ -45,25 +49,39 @@ class RpcGateway(Protocol):
     def model_metadata(self, name: str, version: str, workspace: str) -> ModelMetadata: ...
 
 
-def call_of(head: Head, body: bytes, metadata: dict[str, Any], remaining_s: float | None, now: float) -> Call:
+class Caller:
+    """What the metadata of a call, or of all calls that came with the same, says of who calls and for what."""
+
+    __slots__ = ("metadata", "override", "source", "token", "traceparent", "workspace")
+
+    def __init__(self, source: Iterable[tuple[str, Any]]) -> None:
+        self.source = source
+        self.metadata = metadata = dict(source)
+        token: str = metadata.get(AUTHORIZATION, "")
+        self.token = token[len(_BEARER) :] if token[: len(_BEARER)].lower() == _BEARER else ""
+        self.workspace: str = metadata.get(WORKSPACE) or DEFAULT_WORKSPACE
+        self.override: str = metadata.get(OVERRIDE, "")
+        self.traceparent: str = metadata.get(tracing.TRACEPARENT, "")
+
+
+def call_of(head: Head, body: bytes, caller: Caller, remaining_s: float | None, now: float) -> Call:
     """One request as the Gateway takes it. A parameter `timeout` (µs, as Triton's clients send) shortens it."""
     allowed = DEFAULT_DEADLINE_S if remaining_s is None else remaining_s
     timeout = head.parameter(_TIMEOUT)
     if isinstance(timeout, int) and timeout > 0:
         allowed = min(allowed, timeout / 1e6)
-    token = metadata.get(AUTHORIZATION, "")
     return Call(
         head.model_name,
         head.model_version,
         head.request_id,
         body,
-        metadata.get,
+        caller.metadata.get,
         now + allowed,
-        workspace=metadata.get(WORKSPACE) or DEFAULT_WORKSPACE,
-        override_revision=metadata.get(OVERRIDE, ""),
-        token=token[len(_BEARER) :] if token[: len(_BEARER)].lower() == _BEARER else "",
-        traceparent=metadata.get(tracing.TRACEPARENT, ""),
-        parameter=head.unit,
+        caller.workspace,
+        caller.override,
+        caller.token,
+        caller.traceparent,
+        head.unit,
     )
 
 
@@ -74,6 +92,8 @@ class InferenceDoor:
         self.gateway = gateway
         self.refused = refused
         self._loop = asyncio.get_running_loop()
+        self._callers: dict[int, Caller] = {}
+        self._blocks: dict[tuple[str, str, int, int, bool], bytes] = {}
 
     def handlers(self, stream: Callable[[Any, Any], Awaitable[None]]) -> grpc.GenericRpcHandler:
         """All methods; `stream` serves ModelStreamInfer."""
@@ -93,18 +113,45 @@ class InferenceDoor:
 
     async def _model_infer(self, body: bytes, context: Any) -> bytes:
         try:
-            metadata = dict(context.invocation_metadata())
+            caller = self.caller(context)
             head = self.head(body)
-            call = call_of(head, body, metadata, context.time_remaining(), self._loop.time())
+            call = call_of(head, body, caller, context.time_remaining(), self._loop.time())
             answer = await self.gateway.infer(call)
         except PhantomError as error:
             await abort(context, error)
         except Exception as error:
             await abort(context, unexpected(error))
-        await context.send_initial_metadata(answer.headers())
+        await context.send_initial_metadata(self._headers(answer))
         if answer.status:
             await abort(context, error_of(answer))
         return answer.body
+
+    def caller(self, context: Any) -> Caller:
+        """Who calls. The server gives the same object for the same metadata, so it is read once."""
+        source = context.invocation_metadata()
+        known = self._callers.get(id(source))
+        if known is not None and known.source is source:
+            return known
+        if len(self._callers) >= _REMEMBERED:
+            self._callers.clear()
+        made = self._callers[id(source)] = Caller(source)
+        return made
+
+    def _headers(self, answer: Answer) -> Block:
+        """`answer.headers()` as the server sends them; all but the prediction id is encoded once a route."""
+        key = (
+            answer.revision,
+            answer.variant,
+            answer.route_version,
+            answer.experiment_version,
+            answer.fallback,
+        )
+        rest = self._blocks.get(key)
+        if rest is None:
+            if len(self._blocks) >= _REMEMBERED:
+                self._blocks.clear()
+            rest = self._blocks[key] = metadata_block(answer.headers()[1:])
+        return Block(_ID_FIELD + id_text(answer.prediction_id).encode() + rest)
 
     def head(self, body: bytes) -> Head:
         """`read_head`, counted where it refuses."""
@@ -156,8 +203,8 @@ class InferenceDoor:
     async def _admitted(self, body: bytes, context: Any) -> str:
         """The workspace that a call about a model is for, where its caller may ask. Fields 1 and 2 are a head's."""
         try:
-            metadata = dict(context.invocation_metadata())
-            call = call_of(read_head(body), body, metadata, context.time_remaining(), self._loop.time())
+            caller = self.caller(context)
+            call = call_of(read_head(body), body, caller, context.time_remaining(), self._loop.time())
             await self.gateway.admit(call)
         except PhantomError as error:
             await abort(context, error)

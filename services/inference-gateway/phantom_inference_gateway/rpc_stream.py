@@ -14,13 +14,12 @@ from typing import Any
 
 import grpc
 
-from phantom_inference_gateway.calls import Answer
+from phantom_inference_gateway.calls import Answer, id_text
 from phantom_inference_gateway.domain.routing import shorten
-from phantom_inference_gateway.rpc import InferenceDoor, abort, call_of, unexpected
+from phantom_inference_gateway.rpc import Caller, InferenceDoor, abort, call_of, unexpected
 from phantom_inference_gateway.wire import (
     Head,
     Scalar,
-    append_parameters,
     encode_head,
     length_prefix,
 )
@@ -33,6 +32,9 @@ MAX_IN_FLIGHT = 256
 
 _ERROR_MESSAGE, _INFER_RESPONSE = 1, 2
 _FINAL = "triton_final_response"
+_ID = "phantom_prediction_id"
+# The entry of a prediction id without its 36 characters, which come last.
+_ID_ENTRY = encode_head(parameters={_ID: "0" * 36})[:-36]
 
 
 class StreamDoor:
@@ -44,27 +46,27 @@ class StreamDoor:
 
     async def serve(self, requests: Any, context: Any) -> None:
         """The handler of ModelStreamInfer. It reads through `context`, which tells the end from an error."""
-        metadata = dict(context.invocation_metadata())
-        dialect = metadata.get(DIALECT, "triton")
+        caller = self._door.caller(context)
+        dialect = caller.metadata.get(DIALECT, "triton")
         if dialect not in ("triton", "oip"):
             error = Invalid(
                 f"{DIALECT} is {shorten(str(dialect))!r}; it is triton (the default) or oip",
                 code="unknown_dialect",
             )
             await abort(context, error)
-        await _Stream(self._door, context, metadata, dialect == "triton", self._max_in_flight).run()
+        await _Stream(self._door, context, caller, dialect == "triton", self._max_in_flight).run()
 
 
 class _Stream:
     def __init__(
-        self, door: InferenceDoor, context: Any, metadata: dict[str, Any], is_triton: bool, max_in_flight: int
+        self, door: InferenceDoor, context: Any, caller: Caller, is_triton: bool, max_in_flight: int
     ) -> None:
         self._door = door
         self._context = context
-        self._metadata = metadata
+        self._caller = caller
         self._is_triton = is_triton
+        self._encoded: dict[tuple[str, str, int, int, bool], bytes] = {}
         self._room = asyncio.Semaphore(max_in_flight)
-        self._writing = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -80,8 +82,7 @@ class _Stream:
     async def _serve(self, body: bytes) -> None:
         try:
             message = await self._message(body)
-            async with self._writing:
-                await self._context.write(message)
+            await self._context.write(message)
         finally:
             self._room.release()
 
@@ -90,16 +91,34 @@ class _Stream:
         try:
             head = self._door.head(body)
             remaining_s = self._context.time_remaining()
-            call = call_of(head, body, self._metadata, remaining_s, self._loop.time())
+            call = call_of(head, body, self._caller, remaining_s, self._loop.time())
             answer = await self._door.gateway.infer(call)
         except PhantomError as error:
             return self._refusal(head, error)
         except Exception as error:
             return self._refusal(head, unexpected(error))
         if answer.status == 0:
-            response = append_parameters(answer.body, parameters_of(answer))
+            response = answer.body + self._parameters(answer)
             return _wrapped(response) if self._is_triton else response
         return self._failure(head, answer.status, answer.reason, answer.message, parameters_of(answer))
+
+    def _parameters(self, answer: Answer) -> bytes:
+        """`parameters_of` an answer, encoded; all but the prediction id once a route."""
+        key = (
+            answer.revision,
+            answer.variant,
+            answer.route_version,
+            answer.experiment_version,
+            answer.fallback,
+        )
+        known = self._encoded.get(key)
+        if known is None:
+            if len(self._encoded) >= MAX_IN_FLIGHT:
+                self._encoded.clear()
+            told = parameters_of(answer)
+            del told[_ID]
+            known = self._encoded[key] = encode_head(parameters=told)
+        return known + _ID_ENTRY + id_text(answer.prediction_id).encode()
 
     def _refusal(self, head: Head | None, error: PhantomError) -> bytes:
         return self._failure(head, code_of(error).value[0], error.code, error.message, {})

@@ -117,11 +117,6 @@ def read_head(body: bytes) -> Head:
         raise _unparsable(_diagnose(body)) from error
 
 
-def append_parameters(response: bytes, parameters: Mapping[str, Scalar]) -> bytes:
-    """A serialized ModelInferResponse with these response parameters added."""
-    return response + encode_head(parameters=parameters)
-
-
 def encode_head(
     *,
     model_name: str = "",

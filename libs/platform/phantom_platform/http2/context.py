@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from phantom_platform.http2.requests import Metadata
+from phantom_platform.http2.requests import Block, Metadata
 
 if TYPE_CHECKING:
     from phantom_platform.http2.calls import ServerStream
@@ -22,7 +22,7 @@ class CallContext:
 
     def __init__(self, stream: ServerStream) -> None:
         self._stream = stream
-        self._initial: Metadata | None = None
+        self._initial: Metadata | Block | None = None
         self._trailing: Metadata = ()
         self._code = OK
         self._details = ""
@@ -67,7 +67,7 @@ class CallContext:
         """Returns when the message is on its way. Raises InvalidStateError where the call has ended."""
         await self._stream.write(message)
 
-    async def send_initial_metadata(self, metadata: Metadata) -> None:
+    async def send_initial_metadata(self, metadata: Metadata | Block) -> None:
         """It goes out with what comes next; at once where the call streams."""
         self._initial = metadata
         if not self._stream.is_unary_response:
@@ -99,7 +99,7 @@ class CallContext:
     def has_initial(self) -> bool:
         return bool(self._initial)
 
-    def take_initial(self) -> Metadata:
+    def take_initial(self) -> Metadata | Block:
         initial, self._initial = self._initial, None
         return initial or ()
 

@@ -135,8 +135,14 @@ def read_binary(value: bytes) -> list[bytes] | None:
         return None
 
 
-def metadata_block(metadata: Metadata) -> bytes:
+class Block(bytes):
+    """Metadata as `metadata_block` has encoded it before, for who sends the same again and again."""
+
+
+def metadata_block(metadata: Metadata | Block) -> bytes:
     """Literal fields outside the peer's table. Raises ValueError or TypeError where HTTP has no way to say it."""
+    if isinstance(metadata, Block):
+        return metadata
     return b"".join(
         [
             (_names_written.get(name) or _write_name(name)) + text(write_value(name, value))
