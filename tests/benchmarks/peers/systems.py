@@ -133,7 +133,8 @@ class RayServe(HttpPeer):
     variables: dict[str, str] = {}  # noqa: RUF012
 
     def prepare(self, folder: Path, ports: list[int]) -> dict[str, str]:
-        return {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"} | self.variables
+        # Where clusters are off, Ray's own processes keep to 127.0.0.1 whatever the system is.
+        return {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | self.variables
 
     def command(self, python: Path, ports: list[int]) -> list[str]:
         return [str(python), str(HERE / "ray_serve" / "server.py"), str(ports[0]), *self.mode]

@@ -7,10 +7,10 @@
 import logging
 import os
 
-import grpc.aio
 import kserve
 import uvicorn
 import xgboost
+from grpc.aio._server import Server
 from kserve.utils.utils import get_predict_input, get_predict_response
 
 
@@ -27,8 +27,8 @@ class Bench(kserve.Model):
 
 def listen_on_loopback_only():
     """KServe listens on every interface and has no setting for it."""
-    add_port, configure = grpc.aio.Server.add_insecure_port, uvicorn.Config.__init__
-    grpc.aio.Server.add_insecure_port = lambda self, at: add_port(self, at.replace("[::]", "127.0.0.1"))
+    add_port, configure = Server.add_insecure_port, uvicorn.Config.__init__
+    Server.add_insecure_port = lambda self, at: add_port(self, at.replace("[::]", "127.0.0.1"))
     uvicorn.Config.__init__ = lambda self, *args, **more: configure(
         self, *args, **more | {"host": "127.0.0.1"}
     )

@@ -39,7 +39,7 @@ class Batched(Plain):
 if __name__ == "__main__":
     port, is_batched = int(sys.argv[1]), sys.argv[2:] == ["batched"]
     api = Batched(max_batch_size=32, batch_timeout=0.01) if is_batched else Plain()
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=is_batched)
     server.run(
         host="127.0.0.1",
         port=port,

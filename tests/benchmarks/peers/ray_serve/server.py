@@ -12,6 +12,7 @@ from ray import serve
 from starlette.requests import Request
 
 
+# With the default of 5 ongoing requests the proxy backs off from a full replica and answers 25 requests a second.
 @serve.deployment(num_replicas=1, max_ongoing_requests=256)
 class Plain:
     def __init__(self):
@@ -43,7 +44,6 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
     ray.init(
-        _node_ip_address="127.0.0.1",
         _temp_dir=os.path.join(os.getcwd(), "ray"),
         include_dashboard=False,
         object_store_memory=200 << 20,
