@@ -148,8 +148,8 @@ class _ClientConnection(Connection):
         self._decoder: HeaderDecoder[Pairs] = HeaderDecoder(lambda pairs: pairs)
         self._call: ClientCall | None = None
         self._heard = self.loop.time()
-        # When the peer was pinged since it was last heard, and whether it is looked at once more before it is dead.
-        self._pinged: float | None = None
+        # When the peer was last pinged, and whether it is looked at once more before it is dead.
+        self._pinged = -1.0
         self._is_last_look = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -201,18 +201,19 @@ class _ClientConnection(Connection):
         """Ping a silent peer; a silent one that was pinged is dead."""
         now, rule = self.loop.time(), self._keepalive
         again = rule.after_s - (now - self._heard)
-        if again > 0:
-            self._pinged = None
-        elif self._pinged is None:
-            self._pinged = now
-            self.write(frames.ping(b"are you?"))
-            again = rule.wait_s
-        elif not self._is_last_look:
-            # This process may have stood still itself, with the answer waiting: what is there is read first.
-            self._is_last_look = True
-            again = _LAST_LOOK_S
-        else:
-            log.warning("a silent peer is given up", action="http2_peer_silent", silent_s=now - self._heard)
-            self.transport.abort()
-            return
+        if again <= 0:
+            if self._pinged < self._heard:
+                self._pinged = now
+                self.write(frames.ping(b"are you?"))
+                again = rule.wait_s
+            elif not self._is_last_look:
+                # This process may have stood still itself, with the answer waiting: what is there is read first.
+                self._is_last_look = True
+                again = _LAST_LOOK_S
+            else:
+                log.warning(
+                    "a silent peer is given up", action="http2_peer_silent", silent_s=now - self._heard
+                )
+                self.transport.abort()
+                return
         self._timer = self.loop.call_later(again + 0.001, self._watch)
