@@ -27,7 +27,7 @@ def varint(value: int) -> bytes:
 
 def tag(number: int, *, delimited: bool = True) -> bytes:
     """The start of a field: bytes, text or a message; else a varint."""
-    return _encode(number << 3 | (2 if delimited else 0))
+    return varint(number << 3 | (2 if delimited else 0))
 
 
 def field(number: int, content: bytes) -> bytes:

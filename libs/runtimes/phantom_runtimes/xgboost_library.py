@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ class Booster:
         self._check(self._library.XGBoosterSetParam(self._handle, b"nthread", str(threads).encode()))
         self._config = {kind: _config(kind) for kind in (VALUE, MARGIN)}
         self._predict = self._library.XGBoosterPredictFromDense
+        self._proxies = threading.local()
 
     def predict(self, matrix: Float32, kind: int = VALUE) -> Float32:
         """Predictions [rows, outputs] for a C-contiguous float32 matrix [rows, features]; NaN is missing."""
@@ -56,6 +58,10 @@ class Booster:
             rows,
             columns,
         )
+        try:
+            proxy = self._proxies.own
+        except AttributeError:
+            proxy = self._proxies.own = _Proxy(self._library)
         shape = _Counts()
         dimensions = ctypes.c_uint64()
         result = ctypes.c_void_p()
@@ -64,7 +70,7 @@ class Booster:
                 self._handle,
                 interface,
                 self._config[kind],
-                None,
+                proxy.handle,
                 ctypes.byref(shape),
                 ctypes.byref(dimensions),
                 ctypes.byref(result),
@@ -81,13 +87,30 @@ class Booster:
             self._library.XGBoosterFree(handle)
 
     def _check(self, code: int) -> None:
-        if code:
-            message = self._library.XGBGetLastError().decode(errors="replace")
-            raise XGBoostError(message.split("\nStack trace")[0].strip())
+        _check(self._library, code)
+
+
+class _Proxy:
+    """Where the library notes the matrix of one call at a time. It makes one a call where none is given: 15 µs."""
+
+    def __init__(self, of: ctypes.CDLL) -> None:
+        self._library = of
+        self.handle = ctypes.c_void_p()
+        _check(of, of.XGProxyDMatrixCreate(ctypes.byref(self.handle)))
+
+    def __del__(self) -> None:
+        if self.handle:
+            self._library.XGDMatrixFree(self.handle)
 
 
 class XGBoostError(RuntimeError):
     """XGBoost refused; its message without the stack."""
+
+
+def _check(of: ctypes.CDLL, code: int) -> None:
+    if code:
+        message = of.XGBGetLastError().decode(errors="replace")
+        raise XGBoostError(message.split("\nStack trace")[0].strip())
 
 
 def _config(kind: int) -> bytes:

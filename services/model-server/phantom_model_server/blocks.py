@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 
 from phantom.predictions.v1 import prediction_batch_pb2 as log
@@ -33,30 +33,30 @@ class Packer:
         template = self._templates.get(runtime) or self._template(runtime)
         limit = self._rows_per_block(calls, numbers, len(template))
         texts = self._texts(calls)
-        columns = _Columns(numbers, found, rows)
+        columns = [
+            (start, column, len(column) // rows)
+            for start, column in (
+                (_NUMBERS, numbers.tobytes()),
+                (_LABELS, found.label_indexes),
+                (_VALUES, found.values),
+                (_SCORES, found.scores if found.labels else b""),
+                (_PROBABILITIES, found.probabilities),
+            )
+            if column
+        ]
         made = []
         for start in range(0, rows, limit):
             stop = min(start + limit, rows)
-            block = [template, columns.fields(start, stop)]
+            block = [template, _NUMBER_WIDTH, varint(numbers.itemsize), _ROWS, varint(stop - start)]
+            for field, column, width in columns:
+                block += (field, varint((stop - start) * width), column[start * width : stop * width])
             if texts:
                 block.append(_categories(texts, start, stop))
-            parts = list(_parts(calls, start, stop))
-            unknown = sum([call.rows.unknown for call, offset, _ in parts if offset == 0])
+            parts = _parts(calls, start, stop)
+            unknown = sum([call.rows.unknown for call, offset, _ in parts if offset == 0]) if texts else 0
             if unknown:
                 block += (_UNKNOWN, varint(unknown))
-            content = b"".join(block)
-            made.append(
-                b"".join(
-                    (
-                        _BLOCK,
-                        varint(len(content)),
-                        content,
-                        packed(2, [call.index for call, _, _ in parts]),
-                        packed(3, [offset for _, offset, _ in parts]),
-                        packed(4, [count for _, _, count in parts]),
-                    )
-                )
-            )
+            made.append(_packed_block(b"".join(block), parts))
         return made
 
     def _template(self, runtime: str) -> bytes:
@@ -71,7 +71,7 @@ class Packer:
 
     def _texts(self, calls: Sequence[Call]) -> list[list[str]]:
         """Each text column of all rows; empty text where it did not come."""
-        columns = []
+        columns: list[list[str]] = []
         for place in range(len(self._projection.text_columns)):
             column: list[str] = []
             for call in calls:
@@ -93,26 +93,12 @@ class Packer:
         return max(1, min(MAX_ROWS, fitting))
 
 
-class _Columns:
-    """The columns of all rows, cut into the fields of a Block."""
-
-    def __init__(self, numbers: Numbers, found: Encoded, rows: int) -> None:
-        self._number_width = _NUMBER_WIDTH + varint(numbers.dtype.itemsize)
-        each = (
-            (_NUMBERS, numbers.tobytes()),
-            (_LABELS, found.label_indexes),
-            (_VALUES, found.values),
-            (_SCORES, found.scores if found.labels else b""),
-            (_PROBABILITIES, found.probabilities),
-        )
-        self._columns = [(start, column, len(column) // rows) for start, column in each if column]
-
-    def fields(self, start: int, stop: int) -> bytes:
-        """Serialized fields of the rows from `start` to `stop`."""
-        parts = [_ROWS, varint(stop - start), self._number_width]
-        for begin, column, width in self._columns:
-            parts += (begin, varint((stop - start) * width), column[start * width : stop * width])
-        return b"".join(parts)
+def _packed_block(block: bytes, parts: list[tuple[Call, int, int]]) -> bytes:
+    """A serialized PackedBlock."""
+    calls = packed(2, [call.index for call, _, _ in parts])
+    offsets = packed(3, [offset for _, offset, _ in parts])
+    rows = packed(4, [count for _, _, count in parts])
+    return b"".join((_BLOCK, varint(len(block)), block, calls, offsets, rows))
 
 
 def _categories(texts: list[list[str]], start: int, stop: int) -> bytes:
@@ -125,14 +111,16 @@ def _categories(texts: list[list[str]], start: int, stop: int) -> bytes:
     return b"".join(parts)
 
 
-def _parts(calls: Sequence[Call], start: int, stop: int) -> Iterator[tuple[Call, int, int]]:
+def _parts(calls: Sequence[Call], start: int, stop: int) -> list[tuple[Call, int, int]]:
     """The calls that lie in these rows: call, offset of the part in the call, rows of it."""
+    parts = []
     at = 0
     for call in calls:
         end = at + call.rows.count
         first, last = max(at, start), min(end, stop)
         if first < last:
-            yield call, first - at, last - first
+            parts.append((call, first - at, last - first))
         at = end
         if at >= stop:
-            return
+            break
+    return parts

@@ -243,3 +243,16 @@ def test_both_formats_are_read_as_the_same_document(boosters, folder):
     for name in boosters:
         text = json.loads((folder / f"{name}.json").read_text())
         assert plain(ubj.loads((folder / f"{name}.ubj").read_bytes())) == plain(text)
+
+
+@pytest.mark.parametrize("runtime", ["native", "auto"])
+def test_threads_predict_at_once_and_none_sees_anothers_rows(runtime, boosters, data, folder):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = load(folder / "binary.ubj", "xgboost", NUMBERS, runtime=runtime)
+    pieces = [data[0][start : start + 1 + start % 90] for start in range(1_000)]
+    wanted = [model.predict(piece).scores for piece in pieces]
+    for _ in range(3):  # each time new threads, whose own notes end with them
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda piece: model.predict(piece).scores, pieces))
+        assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
