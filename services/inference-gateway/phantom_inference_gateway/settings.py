@@ -37,6 +37,12 @@ class GatewaySettings(BaseSettings):
         ge=64 * 1024**2,
         description="request bytes under way; beyond it calls are refused",
     )
+    max_wait_ms: float = Field(
+        default=1000.0,
+        ge=0,
+        description="how long a call may be expected to wait in a replica's queue, besides the model's own time; "
+        "beyond it calls are refused; 0 queues whatever comes",
+    )
     frame_calls: int = Field(default=256, ge=1, le=4096, description="calls of one frame")
     frame_bytes: int = Field(
         default=1024**2, ge=1024, description="request bytes of one frame of several calls"
