@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
         try:
             found = measure(group, options, failures)
         except CannotMeasure as error:
-            failures[group] = str(error)
+            lines = str(error).splitlines() or [""]
+            failures[group] = lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
             say(f"  cannot be measured: {error}")
             continue
         stamped = report.stamped(found, conditions.now(), conditions.commit())
@@ -73,7 +74,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", help=f"groups, separated by commas: {', '.join(GROUPS)}")
     parser.add_argument("--peers", action="store_true", help="the peers too, each in its own environment")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each load")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of the memory group")
     parser.add_argument("--soak-seconds", type=float, default=600.0)
     parser.add_argument(

@@ -25,7 +25,7 @@ class Run:
 
     folder: Path
     rounds: int = 5
-    seconds: float = 3.0
+    seconds: float = 2.5
     # Of the memory group.
     requests: int = 1_000_000
     soak_s: float = 600.0

@@ -55,6 +55,9 @@ TARGETS = {
     ),
     "event": Target("log", "a prediction event on the request path, µs", at_most=5),
     "models": Target("scale", "gateway CPU per request, 500 models behind it ÷ 1", at_most=1.1),
+    "replicas": Target(
+        "scale", "gateway CPU per request, 16 more replicas without traffic ÷ none", at_most=1.1
+    ),
     "soak memory": Target(
         "soak", "soak: PSS of the gateway at the end ÷ after its first third", at_most=1.02
     ),

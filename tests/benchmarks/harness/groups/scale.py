@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phantom_contracts import topics
@@ -91,27 +91,48 @@ def cases() -> list[Case]:
     return made
 
 
+# Target → the cases whose CPU is compared, which are measured in turn.
+PAIRS = {
+    "models": (f"models {MODELS[0]}, as routes", f"models {MODELS[-1]}, as streams, one called"),
+    "replicas": (
+        f"replicas {REPLICAS[0]}, called",
+        f"replicas {REPLICAS[-1]}, of a revision without traffic",
+    ),
+}
+
+
 def measure(run: Run) -> list[Row]:
-    """Each case on a gateway of its own; first and last of `models` are interleaved, since their ratio is judged."""
-    shape, found = Shape(in_flight=32, seconds=run.seconds / 2), dict[str, list[Figures]]()
-    few = Run(run.folder, rounds=max(1, run.rounds // 2))
-    judged_pair = (f"models {MODELS[0]}, as routes", f"models {MODELS[-1]}, as streams, one called")
+    """Each case on a gateway of its own; those of a pair stand at the same time."""
     table = {case.name: case for case in cases()}
-    for names in (judged_pair, *((name,) for name in table if name not in judged_pair)):
-        folder = run.folder / f"after-{len(found)}"
-        with ExitStack() as stack:
-            gateways = [
-                stack.enter_context(standing(folder / str(n), table[name])) for n, name in enumerate(names)
-            ]
-            cells = [Cell(table[name].name, each, shape) for name, each in zip(names, gateways, strict=True)]
-            measured = measure_cells(run if names == judged_pair else few, cells)
-        for cell in cells:
-            found[cell.case] = measured[cell.key]
-    one, many = ([each.cpu["gateway"] for each in found[name]] for name in judged_pair)
-    rows = [judged("models", ratios(many, one))]
+    paired = {name for pair in PAIRS.values() for name in pair}
+    found: dict[str, list[Figures]] = {}
+    for pair in PAIRS.values():
+        found |= interleaved(run, [table[name] for name in pair], len(found))
+    few = replace(run, rounds=max(1, run.rounds // 2))
+    for case in table.values():
+        if case.name not in paired:
+            found |= interleaved(few, [case], len(found))
+    rows = []
+    for key, pair in PAIRS.items():
+        one, many = ([each.cpu["gateway"] for each in found[name]] for name in pair)
+        rows.append(judged(key, ratios(many, one)))
     for name in table:
         rows += figure_rows(GROUP, name, [each.flat() for each in found[name]])
     return rows
+
+
+def interleaved(run: Run, together: list[Case], number: int) -> dict[str, list[Figures]]:
+    """Case → its rounds."""
+    shape = Shape(in_flight=32, seconds=run.seconds / 2)
+    with ExitStack() as stack:
+        folders = [run.folder / f"{number}-{each}" for each in range(len(together))]
+        gateways = [
+            stack.enter_context(standing(folder, case))
+            for folder, case in zip(folders, together, strict=True)
+        ]
+        cells = [Cell(case.name, each, shape) for case, each in zip(together, gateways, strict=True)]
+        measured = measure_cells(run, cells)
+    return {cell.case: measured[cell.key] for cell in cells}
 
 
 @contextmanager
