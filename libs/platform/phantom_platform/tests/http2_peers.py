@@ -186,3 +186,15 @@ class Peer:
             self.send(frames.ping(payload))
             while (await self.until(frames.PING)).payload != payload:
                 continue
+
+    async def settled(self, *, is_last: bool = False) -> None:
+        """Returns once the server has answered a ping, or has ended the connection (as it does after `is_last`)."""
+        self.send(frames.ping(b"settled?"))
+        if is_last:
+            self.writer.write_eof()
+        async with asyncio.timeout(10):
+            try:
+                while (frame := await self.frame()).kind != frames.PING or frame.payload != b"settled?":
+                    continue
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return
