@@ -37,5 +37,5 @@ def field(number: int, content: bytes) -> bytes:
 
 def packed(number: int, values: Sequence[int]) -> bytes:
     """A repeated field of non-negative integers."""
-    content = bytes(values) if max(values) < 0x80 else b"".join([varint(value) for value in values])
+    content = varint(values[0]) if len(values) == 1 else b"".join([varint(value) for value in values])
     return b"".join((tag(number), varint(len(content)), content))

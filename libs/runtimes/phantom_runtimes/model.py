@@ -16,9 +16,12 @@ Matrix = Float32 | Float64
 _ONE = np.float32(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Predictions:
-    """Answers for [rows]. A classifier has labels and probabilities, a regression model has values."""
+    """Answers for [rows]. A classifier has labels and probabilities, a regression model has values.
+
+    Not frozen: made once a frame, and a frozen one takes a microsecond to make.
+    """
 
     labels: npt.NDArray[np.int32] | None  # [rows], index into the schema's class labels
     values: Float64 | None  # [rows]

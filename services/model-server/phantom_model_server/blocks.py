@@ -33,22 +33,21 @@ class Packer:
         template = self._templates.get(runtime) or self._template(runtime)
         limit = self._rows_per_block(calls, numbers, len(template))
         texts = self._texts(calls)
-        columns = [
-            (start, column, len(column) // rows)
-            for start, column in (
-                (_NUMBERS, numbers.tobytes()),
+        columns = [(_NUMBERS, numbers.tobytes())]
+        if found.labels:
+            columns += (
                 (_LABELS, found.label_indexes),
-                (_VALUES, found.values),
-                (_SCORES, found.scores if found.labels else b""),
+                (_SCORES, found.scores),
                 (_PROBABILITIES, found.probabilities),
             )
-            if column
-        ]
+        else:
+            columns.append((_VALUES, found.values))
         made = []
         for start in range(0, rows, limit):
             stop = min(start + limit, rows)
             block = [template, _NUMBER_WIDTH, varint(numbers.itemsize), _ROWS, varint(stop - start)]
-            for field, column, width in columns:
+            for field, column in columns:
+                width = len(column) // rows
                 block += (field, varint((stop - start) * width), column[start * width : stop * width])
             if texts:
                 block.append(_categories(texts, start, stop))

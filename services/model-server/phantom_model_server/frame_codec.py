@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from google.protobuf.message import DecodeError
 
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
@@ -29,8 +27,8 @@ def read_message(raw: bytes) -> pb.FramesRequest:
 
 def read_calls(frame: pb.RequestFrame, received: float) -> list[Asked]:
     """The frame's calls; `received` is on the monotonic clock. Invalid `bad_frame` where columns disagree."""
-    bodies = frame.requests
-    remaining: Sequence[int] = frame.remaining_ms or [DEFAULT_MS] * len(bodies)
+    bodies = frame.requests[:]  # lists: a message's own sequences are slow to walk
+    remaining = frame.remaining_ms[:] or [DEFAULT_MS] * len(bodies)
     if len(remaining) != len(bodies):
         raise Invalid(
             f"frame {frame.sequence} has {len(bodies)} requests and {len(remaining)} times", code="bad_frame"
