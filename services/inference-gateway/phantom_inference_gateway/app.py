@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from phantom_inference_gateway.domain.ejection import EjectionRule
 from phantom_inference_gateway.domain.frames import FrameLimits
 from phantom_inference_gateway.grpc_server import InferenceServer
 from phantom_inference_gateway.ids import IdMint
+from phantom_inference_gateway.membership import Membership, inherited
 from phantom_inference_gateway.metrics import GatewayMetrics
 from phantom_inference_gateway.pool import Pool
 from phantom_inference_gateway.prediction_log import PredictionLog
@@ -35,7 +37,7 @@ from phantom_platform.identity.tokens import TokenVerifier
 from phantom_platform.kafka import Producer, Projection, ensure_topics
 from phantom_platform.lifecycle import Application
 from phantom_platform.settings import DataSettings, KafkaSettings, TelemetrySettings
-from phantom_platform.telemetry import logs, tracing
+from phantom_platform.telemetry import tracing
 from phantom_platform.telemetry.http import MetricsServer
 
 NAME = "inference-gateway"
@@ -47,7 +49,7 @@ class GatewayApp(Application):
 
     grpc: InferenceServer
     rest: RestDoor
-    observation: MetricsServer
+    observation: MetricsServer | Membership
     gateway: Gateway
     routes: Routes
     acks: Acks
@@ -60,19 +62,22 @@ class GatewayApp(Application):
         return super().unready() | ({"routes": waits} if waits else {})
 
 
-def main() -> Application:
-    """The process as the environment describes it."""
-    telemetry = TelemetrySettings()
-    logs.configure(NAME, telemetry.log_level)
-    tracing.configure(NAME, telemetry.otlp_endpoint)
-    return build(GatewaySettings(), KafkaSettings().bootstrap, DataSettings().data_dir)
+def main(settings: GatewaySettings, channel: int | None = None) -> Application:
+    """The process as the environment describes it; `channel` is the descriptor that a worker's group left open."""
+    tracing.configure(NAME, TelemetrySettings().otlp_endpoint)
+    end = None if channel is None else inherited(channel)
+    return build(settings, KafkaSettings().bootstrap, DataSettings().data_dir, group=end)
 
 
-def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayApp:
-    """One gateway. Must be called inside the event loop that runs it."""
+def build(
+    settings: GatewaySettings, bootstrap: str, data_dir: Path, *, group: socket.socket | None = None
+) -> GatewayApp:
+    """One gateway, or with `group` one of several. Must be called inside the event loop that runs it."""
     app = GatewayApp(NAME)
     app.boot_id = str(uuid.uuid4())
     clock, registry = SystemClock(), CollectorRegistry()
+    if group is not None:
+        app.observation = app.add(Membership(group, registry, app.unready, lambda: app.attention()))
     folder = data_dir / "gateway" / settings.worker
     records = app.add(
         PredictionLog(bootstrap, folder / "spill", boot_id=app.boot_id, spill_bytes=settings.spill_bytes)
@@ -99,16 +104,19 @@ def build(settings: GatewaySettings, bootstrap: str, data_dir: Path) -> GatewayA
     attention.wire(metrics, sources)
     app.attention = lambda: attention.needed(metrics, sources)
     registry.register(metrics)
-    # Before what waits for Kafka, so that it says what is waited for; after the doors have drained it still answers.
-    app.observation = app.add(
-        MetricsServer(
-            registry, settings.host, settings.metrics_port, app.unready, attention=lambda: app.attention()
-        )
-    )
+    if group is None:
+        app.observation = app.add(_metrics_server(app, settings, registry))
     app.add(app.acks)
     app.add(_Settling(app.routes))
-    _doors(app, settings, metrics)
+    _doors(app, settings, metrics, is_shared=group is not None)
     return app
+
+
+def _metrics_server(app: GatewayApp, settings: GatewaySettings, registry: CollectorRegistry) -> MetricsServer:
+    """Before what waits for Kafka, so that it says what is waited for; after the doors have drained it answers yet."""
+    return MetricsServer(
+        registry, settings.host, settings.metrics_port, app.unready, attention=lambda: app.attention()
+    )
 
 
 def _acks(
@@ -132,12 +140,19 @@ def _acks(
     )
 
 
-def _doors(app: GatewayApp, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+def _doors(app: GatewayApp, settings: GatewaySettings, metrics: GatewayMetrics, *, is_shared: bool) -> None:
     # After everything else, so that they are the first to stop: observation is up while they drain.
-    app.rest = app.add(RestDoor(app.gateway, settings.host, settings.http_port, refused=metrics.refuse))
+    app.rest = app.add(
+        RestDoor(app.gateway, settings.host, settings.http_port, refused=metrics.refuse, is_shared=is_shared)
+    )
     app.grpc = app.add(
         InferenceServer(
-            app.gateway, settings.host, settings.grpc_port, refused=metrics.refuse, unready=app.unready
+            app.gateway,
+            settings.host,
+            settings.grpc_port,
+            refused=metrics.refuse,
+            unready=app.unready,
+            is_shared=is_shared,
         )
     )
 

@@ -21,7 +21,7 @@ DRAIN_S = 30.0
 
 
 class InferenceServer:
-    """A part."""
+    """A part. `is_shared`: other workers of its group listen on the same port, which the group's process reserved."""
 
     name = "gRPC"
 
@@ -33,11 +33,13 @@ class InferenceServer:
         *,
         refused: Callable[[str], None],
         unready: Callable[[], Mapping[str, str]],
+        is_shared: bool = False,
     ) -> None:
         self._gateway = gateway
         self._host = host
         self._port = port
         self._refused = refused
+        self._is_shared = is_shared
         self._health = Health(frozenset((SERVICE,)), unready)
         self._server: Server | None = None
 
@@ -47,7 +49,7 @@ class InferenceServer:
         return self._port
 
     async def start(self) -> None:
-        server = Server(max_message=MAX_MESSAGE_BYTES)
+        server = Server(max_message=MAX_MESSAGE_BYTES, reuse_port=self._is_shared)
         door = InferenceDoor(self._gateway, self._refused)
         server.add_generic_rpc_handlers((door.handlers(StreamDoor(door).serve),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -193,13 +193,16 @@ class _JsonServer(web.Server):
 class HttpServer:
     """A part: listens, and gives every request to `handler`."""
 
-    def __init__(self, name: str, handler: Handler, host: str, port: int, *, setting: str) -> None:
+    def __init__(
+        self, name: str, handler: Handler, host: str, port: int, *, setting: str, is_shared: bool = False
+    ) -> None:
         self.name = name
         self._handler = handler
         self._host = host
         self._port = port
         # The environment variable that moves the port, for the error.
         self._setting = setting
+        self._is_shared = is_shared
         self._runner: web.ServerRunner | None = None
 
     @property
@@ -218,7 +221,10 @@ class HttpServer:
         runner = web.ServerRunner(server, shutdown_timeout=30.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
+            site = web.TCPSite(
+                runner, self._host, self._port, backlog=1024, reuse_port=self._is_shared or None
+            )
+            await site.start()
         except OSError as error:
             await runner.cleanup()
             raise Refused(

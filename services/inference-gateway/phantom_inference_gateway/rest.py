@@ -62,7 +62,10 @@ class RestGateway(Protocol):
 
 
 class RestDoor:
-    """A part. `refused` is told the code of every call that ends before the Gateway sees it."""
+    """A part. `refused` is told the code of every call that ends before the Gateway sees it.
+
+    `is_shared`: other workers of its group listen on the same port, which the group's process reserved.
+    """
 
     name = "REST"
 
@@ -74,11 +77,14 @@ class RestDoor:
         *,
         refused: Callable[[str], None] = lambda code: None,
         max_bytes: int = MAX_MESSAGE_BYTES,
+        is_shared: bool = False,
     ) -> None:
         self._gateway = gateway
         self._refused = refused
         self._max_bytes = max_bytes
-        self._server = HttpServer(self.name, self._serve, host, port, setting="PHANTOM_GATEWAY_HTTP_PORT")
+        self._server = HttpServer(
+            self.name, self._serve, host, port, setting="PHANTOM_GATEWAY_HTTP_PORT", is_shared=is_shared
+        )
 
     @property
     def port(self) -> int:

@@ -1,12 +1,14 @@
-"""Settings of one gateway process, from `PHANTOM_GATEWAY_*`. Only `app.py` sees this class."""
+"""Settings of one gateway process, from `PHANTOM_GATEWAY_*`. Only where processes are built is this class seen."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MAX_GROUP_NAME = 29  # of 32
 
 
 class GatewaySettings(BaseSettings):
@@ -24,6 +26,13 @@ class GatewaySettings(BaseSettings):
         default="0",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$",
         description="names this process's folder for spill and snapshots; one process a name",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that share the ports; `worker` with -0, -1, ... names each, and what is said here of "
+        "one process (spill_bytes, max_in_flight, ...) holds for each of them",
     )
     auth: Literal["open", "required"] = Field(
         default="open", description="`required`: every call needs a token; beyond loopback it always is"
@@ -53,6 +62,15 @@ class GatewaySettings(BaseSettings):
     kafka_patience_s: float = Field(
         default=5.0, ge=0, description="how long Kafka may be away at start before the snapshot serves"
     )
+
+    @model_validator(mode="after")
+    def _leave_room_for_numbers(self) -> Self:
+        if self.workers > 1 and len(self.worker) > _MAX_GROUP_NAME:
+            raise ValueError(
+                f"PHANTOM_GATEWAY_WORKER may have {_MAX_GROUP_NAME} characters at most where there are several "
+                "workers, since each adds its number"
+            )
+        return self
 
     @property
     def is_auth_required(self) -> bool:

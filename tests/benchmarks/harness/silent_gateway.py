@@ -20,7 +20,7 @@ class SilentLog(PredictionLog):
 
 
 if __name__ == "__main__":
-    from phantom_platform.lifecycle import run
+    from phantom_inference_gateway.__main__ import main
 
     app.PredictionLog = SilentLog
-    run(app.main)
+    main()

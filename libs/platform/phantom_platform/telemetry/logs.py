@@ -111,6 +111,11 @@ def _clean(value: Any) -> Any:
     return value
 
 
+def bind(**fields: str) -> None:
+    """Have every line say this. For the whole process when it is called before the event loop runs."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
 def _service(name: str) -> Any:
     def add(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event.setdefault("service", name)

@@ -1,0 +1,33 @@
+"""How a group stands, from how its workers do."""
+
+from phantom_inference_gateway.domain.standing import Standing, attention, unready
+
+WELL = Standing("0-0", True, {})
+STARTING = Standing("0-1", False, {"lifecycle": "starting", "routes": "joining"})
+TROUBLED = Standing("0-2", True, {"routes": "no snapshot"}, ["spill is full"])
+
+
+def test_a_group_that_starts_waits_for_every_worker():
+    assert unready([WELL, STARTING], has_started=False) == {
+        "worker 0-1": "lifecycle: starting; routes: joining"
+    }
+    assert unready([WELL], has_started=False) == {}
+
+
+def test_a_worker_that_is_started_again_does_not_withdraw_the_group_but_is_named():
+    assert unready([WELL, STARTING], has_started=True) == {}
+    assert attention([WELL, STARTING], has_started=True) == [
+        "worker 0-1: lifecycle: starting; routes: joining"
+    ]
+
+
+def test_a_worker_that_takes_connections_and_cannot_serve_withdraws_the_group():
+    assert unready([WELL, TROUBLED], has_started=True) == {"worker 0-2": "routes: no snapshot"}
+
+
+def test_a_group_without_a_running_worker_is_not_ready():
+    assert unready([STARTING], has_started=True)
+
+
+def test_sentences_name_their_worker():
+    assert attention([WELL, TROUBLED], has_started=True) == ["worker 0-2: spill is full"]
