@@ -126,6 +126,7 @@ def _backend(context: ServiceContext, settings: DeployerSettings, channel: grpc.
         drain_timeout_s=settings.drain_timeout_s,
         allow_pickle=settings.allow_pickle,
         threads=settings.replica_threads,
+        runtime=settings.replica_runtime,
         model_server_module=settings.model_server_module,
         log_level=settings.telemetry.log_level,
         otlp_endpoint=settings.telemetry.otlp_endpoint,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from phantom_contracts.launch import EXIT_FAILED, EXIT_LOCKED, Artifact, LaunchFile, ReplicaFile
+from phantom_contracts.launch import EXIT_FAILED, EXIT_LOCKED, Artifact, LaunchFile, ReplicaFile, Runtime
 from phantom_deployer.domain.deployment import Deployment, Replica, Revision
 from phantom_deployer.domain.reconcile import Observation
 from phantom_deployer.replica_calls import Described, ReplicaCalls
@@ -57,6 +57,7 @@ class LocalSettings:
     drain_timeout_s: float = 30.0
     allow_pickle: bool = False
     threads: int = 1
+    runtime: Runtime = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     otlp_endpoint: str | None = None
     model_server_module: str = "phantom_model_server"
@@ -233,6 +234,7 @@ class LocalBackend:
             drain_timeout_s=settings.drain_timeout_s,
             allow_pickle=settings.allow_pickle,
             threads=settings.threads,
+            runtime=settings.runtime,
             log_level=settings.log_level,
             otlp_endpoint=settings.otlp_endpoint,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from phantom_contracts.launch import Runtime
 from phantom_platform.settings import TelemetrySettings
 
 
@@ -24,6 +25,11 @@ class DeployerSettings(BaseSettings):
     )
     replica_threads: int = Field(
         default=1, ge=1, le=256, description="compute threads of a replica; replicas share the machine"
+    )
+    replica_runtime: Runtime = Field(
+        default="auto",
+        description="`native` pins each framework's own runtime; `auto` lets onnxruntime answer few rows of an XGBoost "
+        "model where both were shown to agree",
     )
     allow_pickle: bool = Field(
         default=False,

@@ -78,7 +78,7 @@ class Administration:
         self._work = work
 
     async def describe(self, raw: bytes, context: Context) -> bytes:
-        launch, gate = self._work.launch, self._work.gate
+        launch, gate, model = self._work.launch, self._work.gate, self._work.server.model
         return pb.DescribeResponse(
             replica_id=launch.replica_id,
             revision=launch.revision,
@@ -89,6 +89,9 @@ class Administration:
             model_version=launch.model_version,
             open_streams=gate.open_streams,
             in_flight=gate.in_flight,
+            runtime=model.runtime,
+            onnx_rows=model.choice.rows,
+            onnx_reason=model.choice.reason,
         ).SerializeToString()
 
     async def drain(self, raw: bytes, context: Context) -> bytes:

@@ -48,7 +48,9 @@ class Bench:
         self.backend = self.again()
 
     def again(self) -> LocalBackend:
-        settings = LocalSettings(self.folder, "127.0.0.1:1", drain_timeout_s=5, model_server_module=FAKE)
+        settings = LocalSettings(
+            self.folder, "127.0.0.1:1", drain_timeout_s=5, model_server_module=FAKE, runtime="native"
+        )
         self.backend = LocalBackend(settings, self.tokens, SystemClock(), ReplicaCalls())
         self.backends.append(self.backend)
         return self.backend
@@ -107,6 +109,7 @@ async def test_a_replica_starts_in_a_session_of_its_own_with_secrets_for_us_alon
     assert files.locker_pid() == seen.pid
     launch = LaunchFile.model_validate_json(files.launch_path.read_bytes())
     assert (launch.artifact_token, launch.revision) == ("token-1", "fraud-prod.1")
+    assert launch.runtime == "native"
     del deployment
 
 

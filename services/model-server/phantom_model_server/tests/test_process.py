@@ -107,6 +107,10 @@ async def test_the_runtime_that_answered_stands_in_the_record(pinned, answered, 
     metric = next(
         line for line in fetch(one, "/metrics")[1].splitlines() if line.startswith("phantom_model_onnx_rows{")
     )
+    async with channel_to(one) as channel:
+        told = await stubs.ModelServerServiceStub(channel).Describe(pb.DescribeRequest())
+        assert told.runtime == "xgboost"
+        assert f'{{reason="{told.onnx_reason}"}} {float(told.onnx_rows)}' in metric
     if pinned == "native":
         assert metric == 'phantom_model_onnx_rows{reason="pinned to XGBoost"} 0.0'
     else:
