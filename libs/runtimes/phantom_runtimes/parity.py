@@ -97,11 +97,12 @@ def _pieces(chunk: Float32, sizes: list[int]) -> Iterator[Float32]:
         start += size
 
 
-def sooner_up_to(one: Runtime, other: Runtime, rows: Float32) -> int:
+def sooner_up_to(one: Runtime, other: Runtime, chunks: Iterable[Float32]) -> int:
     """Up to how many rows in one run `other` answers sooner than `one`; 0: never. Takes milliseconds.
 
-    `rows` should be many and differ: a processor learns the way of a few rows through the trees by heart.
+    The rows should differ: a processor learns the way of a few rows through the trees by heart.
     """
+    rows = _first(chunks, 2 * MOST_ROWS)
     size, best, best_gain = 1, 0, 0.0
     while size <= MOST_ROWS:
         ours, theirs = _seconds(one, rows, size), _seconds(other, rows, size)
@@ -113,6 +114,16 @@ def sooner_up_to(one: Runtime, other: Runtime, rows: Float32) -> int:
         best, best_gain = size, ours - theirs
         size *= 2
     return MOST_ROWS
+
+
+def _first(chunks: Iterable[Float32], count: int) -> Float32:
+    """At least so many rows, where there are so many."""
+    taken: list[Float32] = []
+    for chunk in chunks:
+        taken.append(chunk)
+        if sum(map(len, taken)) >= count:
+            break
+    return np.concatenate(taken)
 
 
 def _seconds(runtime: Runtime, rows: Float32, size: int) -> float:

@@ -19,18 +19,21 @@ AT_LEAST = 10_000
 MOST_LEAVES = 20_000
 """Of a larger forest so many leaves are drawn."""
 CHUNK = 1_000
+CHUNK_VALUES = 200_000
+"""Rows and values made at a time; several candidates for each are held at once."""
 
 _LOWEST = np.finfo(np.float32).min
 _BELOW, _ABOVE = np.float32(-np.inf), np.float32(np.inf)
 
 
 def rows(forest: Forest, random: np.random.Generator) -> Iterator[Float32]:
-    """Chunks [at most CHUNK, features] of at least AT_LEAST rows; NaN is missing, nothing is infinite."""
+    """Chunks [some, features] of at least AT_LEAST rows in all; NaN is missing, nothing is infinite."""
     leaves = random.permutation(np.flatnonzero(forest.is_leaf))[:MOST_LEAVES]
     leaves = np.resize(leaves, max(AT_LEAST, len(leaves)))
     cuts = _Cuts(forest)
-    for start in range(0, len(leaves), CHUNK):
-        chunk = leaves[start : start + CHUNK]
+    size = max(1, min(CHUNK, CHUNK_VALUES // forest.features))
+    for start in range(0, len(leaves), size):
+        chunk = leaves[start : start + size]
         matrix = cuts.anything(len(chunk), random)
         _lead(forest, chunk, matrix, random)
         yield np.clip(matrix, _LOWEST, -_LOWEST)
@@ -84,13 +87,13 @@ def _lead(forest: Forest, leaves: Places, matrix: Float32, random: np.random.Gen
         may_miss[place] &= forest.missing_left[above] == is_left
         at = above
     bound = np.isfinite(low) | np.isfinite(high)
+    low, high = low[bound], high[bound]
     lowest = np.where(np.isfinite(low), low, np.nextafter(high, _BELOW))
     highest = np.where(np.isfinite(high), np.nextafter(high, _BELOW), low)
-    missing = np.where(may_miss, np.float32(np.nan), lowest)
-    share = random.random(matrix.shape, dtype=np.float32)
-    middle = lowest * (1 - share) + highest * share
-    chosen = _picked((lowest, highest, np.clip(middle, lowest, highest), missing), random)
-    matrix[bound] = chosen[bound]
+    missing = np.where(may_miss[bound], np.float32(np.nan), lowest)
+    share = random.random(low.shape, dtype=np.float32)
+    middle = np.clip(lowest * (1 - share) + highest * share, lowest, highest)
+    matrix[bound] = _picked((lowest, highest, middle, missing), random)
 
 
 def _picked(choices: tuple[npt.NDArray[np.float32], ...], random: np.random.Generator) -> Float32:

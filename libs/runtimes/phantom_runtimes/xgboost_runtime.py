@@ -6,6 +6,7 @@ same trees, where it was shown to answer alike and found to be sooner.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +120,12 @@ def choose(native: Native, document: Any, *, threads: int) -> tuple[Converted | 
         forest = xgboost_trees.read(document)
         trees = OnnxTrees(forest, base_margins(native.objective, forest.base_scores), threads=threads)
         converted = Converted(trees, native.objective, native.schema)
-        first = next(parity_rows.rows(forest, np.random.default_rng(SEED)))
         # Rows with missing values take XGBoost longer; the bound is set by those that take it the least.
-        most = parity.sooner_up_to(native, converted, np.nan_to_num(first))
+        filled = map(np.nan_to_num, _rows(forest))
+        most = parity.sooner_up_to(native, converted, filled)
         if not most:
             return None, Choice(0, "onnxruntime is not sooner, not even for one row")
-        compared = parity.prove(
-            native, converted, parity_rows.rows(forest, np.random.default_rng(SEED)), most
-        )
+        compared = parity.prove(native, converted, _rows(forest), most)
     except (parity.DisagreementError, xgboost_trees.UnsupportedTreesError) as error:
         return None, Choice(0, str(error))
     except ImportError:
@@ -134,6 +133,10 @@ def choose(native: Native, document: Any, *, threads: int) -> tuple[Converted | 
     except Exception as error:  # XGBoost answers whatever goes wrong here
         return None, Choice(0, f"not converted: {(str(error) or repr(error)).splitlines()[0]:.200}")
     return converted, Choice(most, f"sooner up to {most} rows, and alike on {compared}")
+
+
+def _rows(forest: xgboost_trees.Forest) -> Iterator[Float32]:
+    return parity_rows.rows(forest, np.random.default_rng(SEED))
 
 
 def _check_task(shape: xgboost_check.Shape, schema: ModelSchema) -> None:

@@ -16,6 +16,10 @@ Places = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
 
 
+MOST_NODES = 1_000_000
+"""A second copy of a larger model is not worth its memory (100 bytes a node while it is made)."""
+
+
 class UnsupportedTreesError(ValueError):
     """The trees hold something that flat arrays of numeric splits do not say; the message is the reason."""
 
@@ -53,6 +57,8 @@ def read(document: Any) -> Forest:
     if not trees:
         raise UnsupportedTreesError("the model has no trees")
     sizes = np.array([len(tree["left_children"]) for tree in trees])
+    if sizes.sum() > MOST_NODES:
+        raise UnsupportedTreesError(f"the model has {sizes.sum()} nodes, more than {MOST_NODES}")
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     tree_of = np.repeat(np.arange(len(trees)), sizes)
     if any("split_type" in tree and np.any(np.asarray(tree["split_type"])) for tree in trees):

@@ -204,6 +204,38 @@ def test_pruned_nodes_are_left_out(data, tmp_path):
     assert load(tmp_path / "m.json", "xgboost", VALUE, runtime="auto").choice.rows > 0
 
 
+def test_a_wide_model_is_proved_on_small_chunks(data, tmp_path):
+    import xgboost as xgb
+
+    wide = np.random.default_rng(1).normal(size=(200, 2_000)).astype(np.float32)
+    rows = xgb.DMatrix(wide, (wide[:, 7] > 0) * 1)
+    booster = xgb.train({"objective": "binary:logistic", "max_depth": 4, "nthread": 1}, rows, 5)
+    booster.save_model(tmp_path / "m.ubj")
+    forest = xgboost_trees.read(ubj.loads((tmp_path / "m.ubj").read_bytes()))
+    assert (
+        max(chunk.size for _, chunk in zip(range(3), rows_of(forest), strict=False))
+        <= parity_rows.CHUNK_VALUES
+    )
+    features = tuple(Feature(name=f"f{n}") for n in range(2_000))
+    model = load(
+        tmp_path / "m.ubj", "xgboost", NUMBERS.model_copy(update={"features": features}), runtime="auto"
+    )
+    assert model.choice.rows > 0 or "took longer than" in model.choice.reason
+
+
+def test_a_very_large_model_is_left_to_xgboost(boosters, folder, monkeypatch):
+    monkeypatch.setattr(xgboost_trees, "MOST_NODES", 100)
+    model = load(folder / "binary.ubj", "xgboost", NUMBERS, runtime="auto")
+    assert model.choice.rows == 0
+    assert model.choice.reason.endswith("nodes, more than 100")
+
+
+def test_a_proof_that_takes_too_long_proves_nothing(boosters, folder, monkeypatch):
+    monkeypatch.setattr(parity, "BUDGET_S", 0.0)
+    model = load(folder / "binary.ubj", "xgboost", NUMBERS, runtime="auto")
+    assert (model.choice.rows, model.choice.reason) == (0, "not proved: 1000 rows took longer than 0 s")
+
+
 class Slow:
     """A runtime that costs so many seconds to begin and so many a row, told by a clock of its own."""
 
@@ -228,7 +260,7 @@ def test_the_bound_lies_where_the_costs_cross(first, second, wanted, monkeypatch
     clock = [0.0]
     monkeypatch.setattr(parity.time, "perf_counter", lambda: clock[0])
     rows = np.zeros((1_000, 2), dtype=np.float32)
-    assert parity.sooner_up_to(Slow(clock, *first), Slow(clock, *second), rows) == wanted
+    assert parity.sooner_up_to(Slow(clock, *first), Slow(clock, *second), [rows]) == wanted
 
 
 def test_features_without_a_split_and_a_single_leaf_are_no_trouble(tmp_path):
