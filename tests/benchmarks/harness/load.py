@@ -14,6 +14,7 @@ import asyncio
 import base64
 import gc
 import json
+import os
 import sys
 import time
 from array import array
@@ -25,6 +26,8 @@ from typing import Any, Literal
 from .http import HttpConnection, HttpFailure
 
 CONNECTIONS = 16
+GENERATOR = "PHANTOM_BENCH_GENERATOR"
+"""Environment variable: `grpc` loads with grpc.aio, anything else with the light client of `wire.py`."""
 WINDOW_S = 10.0
 MAX_FAILURES = 200
 
@@ -241,7 +244,13 @@ class Generator:
 
 
 async def grpc_channels(orders: Orders) -> list[Any]:
-    """As many connections as channels: without a pool of its own each, all would share one."""
+    """As many connections as channels: without a pool of its own each, all of grpc.aio's would share one."""
+    if os.environ.get(GENERATOR) != "grpc":
+        from .wire import WireChannel
+
+        return list(
+            await asyncio.gather(*(WireChannel.open(orders.address) for _ in range(orders.connections)))
+        )
     import grpc
 
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
