@@ -92,7 +92,7 @@ def _lead(forest: Forest, leaves: Places, matrix: Float32, random: np.random.Gen
     highest = np.where(np.isfinite(high), np.nextafter(high, _BELOW), low)
     missing = np.where(may_miss[bound], np.float32(np.nan), lowest)
     share = random.random(low.shape, dtype=np.float32)
-    middle = np.clip(lowest * (1 - share) + highest * share, lowest, highest)
+    middle: Float32 = np.clip(lowest * (1 - share) + highest * share, lowest, highest)
     matrix[bound] = _picked((lowest, highest, middle, missing), random)
 
 
