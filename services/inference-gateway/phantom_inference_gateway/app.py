@@ -16,6 +16,7 @@ from phantom_contracts.events.experiment import ExperimentsRecord
 from phantom_inference_gateway import attention
 from phantom_inference_gateway.access import Access
 from phantom_inference_gateway.acks import Acks
+from phantom_inference_gateway.domain.admission import AdmissionRule
 from phantom_inference_gateway.domain.ejection import EjectionRule
 from phantom_inference_gateway.domain.frames import FrameLimits
 from phantom_inference_gateway.grpc_server import InferenceServer
@@ -166,6 +167,11 @@ def _rule(settings: GatewaySettings) -> StreamRule:
             in_flight=settings.frames_in_flight,
         ),
         ejection=EjectionRule(threshold=settings.eject_after),
+        admission=AdmissionRule(
+            max_wait_s=settings.max_wait_ms / 1000,
+            floor=2 * settings.frames_in_flight,
+            unknown=2 * settings.frames_in_flight * settings.frame_calls,
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol
 
 from phantom_inference_gateway.calls import Part
+from phantom_inference_gateway.domain.admission import Gate
 from phantom_inference_gateway.domain.retry import Ending
 
 DEADLINE_EXCEEDED = 4
@@ -62,6 +63,8 @@ class Target(Protocol):
 
     replica_id: str
     outstanding: int
+    # Told by the use case of what is sent and what comes back.
+    gate: Gate
 
     def is_open(self, now: float) -> bool: ...
 

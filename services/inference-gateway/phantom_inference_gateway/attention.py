@@ -38,6 +38,7 @@ def wire(metrics: GatewayMetrics, sources: Sources) -> None:
     stats = records.stats
     metrics.versions = lambda: {key: each.applied for key, each in sources.routes.progress().items()}
     metrics.routed = sources.routes.revisions
+    metrics.waits = pool.waits
     counters: Mapping[str, tuple[str, Callable[[], float]]] = {
         "retries_refused": ("Retries that did not fit the budget", lambda: gateway.budget.refused),
         "ejections": ("Times a replica was left out", lambda: pool.ejections),
@@ -83,7 +84,7 @@ def needed(metrics: GatewayMetrics, sources: Sources) -> list[str]:
         (sources.records.spill_bytes, "{} bytes of prediction batches wait on disk for Kafka"),
         (sources.records.damaged, "{} spilled batches could not be read back"),
         (metrics.fallbacks, "{} answers fell back to the stable revision"),
-        (metrics.shed, "{} calls were refused because too many were under way"),
+        (metrics.shed, "{} calls were refused because the gateway or a replica had too much to do"),
         (sources.routes.refused_records, "{} route records of draining replicas were refused"),
         (sources.gateway.budget.refused, "{} retries did not fit the budget"),
     ]

@@ -35,6 +35,8 @@ GAUGES: Mapping[str, Rule] = {
     # The least, so that a worker that lags behind is seen.
     "phantom_gateway_route_version": "least",
     "phantom_gateway_routes_stale": "greatest",
+    # Each worker has a queue of its own before the same replicas.
+    "phantom_gateway_expected_wait_seconds": "greatest",
     # Every worker reads the same topics.
     "phantom_gateway_bad_records": "greatest",
 }

@@ -16,7 +16,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from phantom_platform import errors
-from phantom_platform.errors import Exhausted, Invalid, PhantomError, Refused, Unavailable, Unsupported
+from phantom_platform.errors import Exhausted, Invalid, PhantomError, Refused, Unsupported
+from phantom_platform.rpc.status import retry_after_s
 from phantom_platform.telemetry import logs
 
 log = logs.get(__name__)
@@ -97,8 +98,8 @@ def error_response(
 
 def response_of(error: PhantomError) -> web.Response:
     """The answer to a call that was refused."""
-    retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
-    return error_response(status_of(error), error.message, error.code, retry_after_s=retry_after_s)
+    delay_s = retry_after_s(error)
+    return error_response(status_of(error), error.message, error.code, retry_after_s=delay_s)
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:

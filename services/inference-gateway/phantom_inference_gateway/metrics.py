@@ -43,6 +43,10 @@ class GatewayMetrics(Collector):
         self.retries = self.fallbacks = self.shed = self.cancelled = 0
         # Calls that end before their endpoint is known, by reason.
         self.refused: dict[str, int] = {}
+        # (endpoint key, revision, why) → calls refused since the replicas had too much to do; `shed` has them, too.
+        self.overloads: dict[tuple[str, str, str], int] = {}
+        # (endpoint key, revision) → seconds until a call that comes now is answered.
+        self.waits: Callable[[], Mapping[tuple[str, str], float]] = dict
         self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         # Endpoint key → applied route version.
@@ -67,17 +71,23 @@ class GatewayMetrics(Collector):
         """One call ended before its endpoint was known: unparsable, unknown, shed, not allowed."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
+    def overload(self, key: str, revision: str, why: str) -> None:
+        """One call was refused since a revision's replicas have too much to do."""
+        labels = (key, revision, why)
+        self.overloads[labels] = self.overloads.get(labels, 0) + 1
+
     def _forget(self) -> None:
         """Drop the series of revisions that have been out of the routes for an hour: each rollout brings new ones."""
         if self.routed is None:
             return
         now, routed = self._clock.monotonic(), self.routed()
-        known = {(key, revision) for key, revision, *_ in self._series}
+        known = {labels[:2] for labels in self._series} | {labels[:2] for labels in self.overloads}
         self._gone = {each: self._gone.get(each, now) for each in known if each not in routed}
         late = {each for each, since in self._gone.items() if now - since >= FORGET_AFTER_S}
         if late:
             kept = {labels: series for labels, series in self._series.items() if labels[:2] not in late}
             self._series = kept
+            self.overloads = {each: count for each, count in self.overloads.items() if each[:2] not in late}
 
     def collect(self) -> Iterable[Metric]:
         self._forget()
@@ -88,6 +98,7 @@ class GatewayMetrics(Collector):
         for reason, count in self.refused.items():
             refused.add_metric([reason], count)
         yield refused
+        yield from self._queues()
         versions = GaugeMetricFamily(
             f"{_PREFIX}route_version", "Applied route version", labels=["workspace", "endpoint"]
         )
@@ -100,13 +111,30 @@ class GatewayMetrics(Collector):
                 "Answers of the stable revision in place of the assigned one",
                 lambda: self.fallbacks,
             ),
-            "shed": ("Calls refused because too many were under way", lambda: self.shed),
+            "shed": ("Calls refused because the gateway or a replica had too much to do", lambda: self.shed),
             "cancelled": ("Calls whose client went away", lambda: self.cancelled),
         }
         for name, (help_text, value) in {**own, **self.counters}.items():
             yield CounterMetricFamily(_PREFIX + name, help_text, value=value())
         for name, (help_text, value) in self.gauges.items():
             yield GaugeMetricFamily(_PREFIX + name, help_text, value=value())
+
+    def _queues(self) -> Iterable[Metric]:
+        labels = ["workspace", "endpoint", "revision"]
+        overloads = CounterMetricFamily(
+            f"{_PREFIX}overloaded",
+            "Calls refused since their revision's replicas had too much to do, by what they would have exceeded",
+            labels=[*labels, "bound"],
+        )
+        for (key, revision, why), count in self.overloads.items():
+            overloads.add_metric([*key.split("/", 1), revision, why], count)
+        yield overloads
+        waits = GaugeMetricFamily(
+            f"{_PREFIX}expected_wait_seconds", "Until a call that comes now is answered", labels=labels
+        )
+        for (key, revision), wait in self.waits().items():
+            waits.add_metric([*key.split("/", 1), revision], wait)
+        yield waits
 
     def _requests(self) -> Iterable[Metric]:
         labels = ["workspace", "endpoint", "revision", "variant"]

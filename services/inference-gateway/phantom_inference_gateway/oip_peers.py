@@ -14,6 +14,7 @@ import grpc
 from phantom_contracts.events.deployer import RouteRevision
 from phantom_inference_gateway.attempts import DEADLINE_EXCEEDED, UNAVAILABLE, Attempt
 from phantom_inference_gateway.calls import Part
+from phantom_inference_gateway.domain.admission import Gate
 from phantom_inference_gateway.domain.ejection import Ejection
 from phantom_inference_gateway.domain.retry import Ending, is_replica_failure
 from phantom_inference_gateway.oip_blocks import UnpackableError, keep_declared, pack, parse_request
@@ -51,6 +52,7 @@ class OipPeer:
         self.outstanding = 0
         self.state = State.CONNECTING
         self.ejection = Ejection(rule.ejection)
+        self.gate = Gate(rule.admission)
         self.tried = asyncio.Event()
         # A call is a frame of its own here.
         self.frames = self.frame_calls = 0

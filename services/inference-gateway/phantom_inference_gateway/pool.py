@@ -109,6 +109,17 @@ class Pool:
         every = [each for peers in self._targets.values() for each in peers.values()]
         return sum(each.is_open(now) for each in every), len(every)
 
+    def waits(self) -> dict[tuple[str, str], float]:
+        """(endpoint key, revision) → seconds until a call that comes now is answered, by the least busy replica."""
+        now = asyncio.get_running_loop().time()
+        found: dict[tuple[str, str], float] = {}
+        for key, peers in self._targets.items():
+            for peer, each in peers.items():
+                if each.is_open(now):
+                    wait = each.gate.wait_s(each.outstanding, now)
+                    found[key, peer.revision] = min(wait, found.get((key, peer.revision), wait))
+        return found
+
     def frames(self) -> tuple[int, int]:
         """Frames written since the start, and the calls in them."""
         every = [each for peers in self._targets.values() for each in peers.values()]

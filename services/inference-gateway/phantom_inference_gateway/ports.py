@@ -55,3 +55,7 @@ class Observer(Protocol):
     def refuse(self, reason: str) -> None:
         """A call ended without a record."""
         ...
+
+    def overload(self, key: str, revision: str, why: str) -> None:
+        """A call ended without a record since the revision's replicas have too much to do."""
+        ...

@@ -20,7 +20,7 @@ from phantom_inference_gateway.service import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.wire import Head, read_head
 from phantom_platform.errors import Invalid, PhantomError, Unavailable
 from phantom_platform.http2.requests import Block, metadata_block
-from phantom_platform.rpc.status import DETAILS_KEY, code_of, from_status, to_status
+from phantom_platform.rpc.status import DETAILS_KEY, code_of, from_status, retry_after_s, to_status
 from phantom_platform.telemetry import logs, tracing
 
 log = logs.get(__name__)
@@ -215,8 +215,8 @@ async def abort(context: Any, error: PhantomError) -> NoReturn:
     """End the call with an error's status and its details; clients that should come back are told when."""
     status = to_status(error)
     trailing: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
-    if isinstance(error, Unavailable):
-        trailing = (*trailing, (RETRY_AFTER, str(max(1, round(error.retry_after_s)))))
+    if (delay_s := retry_after_s(error)) is not None:
+        trailing = (*trailing, (RETRY_AFTER, str(max(1, round(delay_s)))))
     await context.abort(code_of(error), status.message, trailing)
     raise AssertionError("unreachable: abort raises")
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from phantom_contracts.tensors import Tensor, endpoint_inputs, model_outputs
-from phantom_inference_gateway import choosing
+from phantom_inference_gateway import admitting, choosing
 from phantom_inference_gateway.attempts import DEADLINE_EXCEEDED, UNAVAILABLE, Attempt, Target
 from phantom_inference_gateway.calls import Answer, Call, Entry, FailedAttempt, Part
 from phantom_inference_gateway.descriptions import ModelMetadata, ServerMetadata
@@ -95,8 +95,12 @@ class Gateway:
             if journey.is_exact:
                 await self._check_exact(journey)
             journey.take(*choosing.choose(call, table.plan, journey.prediction_id))
-            self.budget.count(journey.started)
             return await self._answer(journey)
+        except admitting.Overloaded as error:
+            self._observer.shed += 1
+            self._observer.refuse(error.code)
+            self._observer.overload(table.key, journey.revision, error.why)
+            raise
         except PhantomError as error:
             return self._refused(journey, error)
         except asyncio.CancelledError:
@@ -122,7 +126,8 @@ class Gateway:
         return Exhausted(
             f"{self.in_flight} calls of {self._size} bytes are under way, which is as much as this gateway takes "
             f"({self._limits.calls} calls, {self._limits.size} bytes); send fewer at once or try again later",
-            code="overloaded",
+            code=admitting.CODE,
+            retry_after_s=RETRY_AFTER_S,
         )
 
     def _begin(self, call: Call, table: Table[Target]) -> Journey:
@@ -155,6 +160,11 @@ class Gateway:
             target = self._next_target(journey, now, is_alone)
             if target is None:
                 return self._exhausted(journey)
+            is_admitted = target.gate.admit(target.outstanding, now, call.deadline)
+            if not journey.tried:  # once let in, a call is not refused: its retries have a budget
+                if not is_admitted:
+                    target = self._less_busy(journey, target, now)
+                self.budget.count(now)
             attempt = Attempt(call.body, call.deadline, self._loop.create_future(), is_alone)
             table = journey.table
             table.attempts += 1
@@ -163,7 +173,12 @@ class Gateway:
                 await attempt.ended
             finally:
                 table.attempts -= 1
-                target.release(attempt, self._loop.time())
+                ended = self._loop.time()
+                target.release(attempt, ended)
+                if attempt.ending is Ending.ANSWERED:
+                    target.gate.answered(ended - now, ended, attempt.code == 0)
+                elif ended >= call.deadline - _DEADLINE_SLACK_S:
+                    target.gate.late(ended)
             if attempt.ending is Ending.ANSWERED and attempt.code == 0:
                 return self._succeeded(journey, attempt, target)
             step = self._after(journey, attempt, target, now)
@@ -181,6 +196,15 @@ class Gateway:
             journey.revision = stable
             target = choose(targets.get(stable, ()), now, self._source.below, journey.tried)
         return target
+
+    def _less_busy(self, journey: Journey, target: Target, now: float) -> Target:
+        """Another replica of the same revision whose queue is not too long; raises Overloaded where there is none."""
+        deadline = journey.call.deadline
+        found = admitting.another(journey.table.targets[journey.revision], target, now, deadline)
+        if found is None:
+            overload = target.gate.overload(target.outstanding, now, deadline)
+            raise admitting.refusal(journey.revision, overload)
+        return found
 
     def _after(self, journey: Journey, attempt: Attempt, target: Target, sent: float) -> Step:
         """What follows an attempt that gave no answer; keeps it for the record where it counts."""

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
 from phantom_inference_gateway.attempts import DEADLINE_EXCEEDED, UNAVAILABLE, Attempt
+from phantom_inference_gateway.domain.admission import AdmissionRule, Gate
 from phantom_inference_gateway.domain.ejection import Ejection, EjectionRule
 from phantom_inference_gateway.domain.frames import FrameLimits, FrameQueue
 from phantom_inference_gateway.domain.retry import Ending, is_replica_failure
@@ -33,6 +34,7 @@ class StreamRule:
 
     frames: FrameLimits = field(default_factory=FrameLimits)
     ejection: EjectionRule = field(default_factory=EjectionRule)
+    admission: AdmissionRule = field(default_factory=AdmissionRule)
     open_timeout_s: float = 5.0
     # How long after its latest deadline a frame may stay unanswered: a client's tiny deadline ejects nobody.
     silence_grace_s: float = 1.0
@@ -83,6 +85,7 @@ class FrameStream:
         self.outstanding = 0
         self.state = State.CONNECTING
         self.ejection = Ejection(rule.ejection)
+        self.gate = Gate(rule.admission)
         # Set once the first attempt to open has ended, in whichever way.
         self.tried = asyncio.Event()
         self.schema_version = 0

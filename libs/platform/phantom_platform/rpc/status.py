@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from phantom_platform import errors
-from phantom_platform.errors import Invalid, PhantomError, Unavailable, Violation
+from phantom_platform.errors import Exhausted, Invalid, PhantomError, Unavailable, Violation
 
 DOMAIN = "phantom"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -45,8 +45,13 @@ def code_of(error: PhantomError) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
+def retry_after_s(error: PhantomError) -> float | None:
+    """When its caller should try again; None where nothing says that it would help."""
+    return error.retry_after_s if isinstance(error, Unavailable | Exhausted) else None
+
+
 def to_status(error: PhantomError) -> status_pb2.Status:
-    """The rich status: ErrorInfo always; RetryInfo for `Unavailable`, BadRequest for `Invalid`.
+    """The rich status: ErrorInfo always; RetryInfo where a delay is known, BadRequest for `Invalid`.
 
     What does not fit is left out from the end: the last violations first, then the last fields.
     """
@@ -58,8 +63,9 @@ def to_status(error: PhantomError) -> status_pb2.Status:
         if info.ByteSize() + len(name) + len(text.encode()) < room // 2:
             info.metadata[name] = text
     status.details.add().Pack(info)
-    if isinstance(error, Unavailable):
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    delay = retry_after_s(error)
+    if delay is not None:
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(delay)))
     if isinstance(error, Invalid) and error.violations:
         status.details.add().Pack(_bad_request(error.violations, MAX_STATUS_BYTES - status.ByteSize() - 100))
     return status
@@ -89,9 +95,12 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> P
     if kind is Invalid:
         violations = [Violation(each.field, each.description) for each in bad.field_violations] if bad else []
         return _with_fields(Invalid(message, code=reason, violations=violations), fields)
+    delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry is not None else None
     if kind is Unavailable:
-        delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry is not None else 1.0
+        delay = 1.0 if delay is None else delay
         return _with_fields(Unavailable(message, code=reason, retry_after_s=delay), fields)
+    if kind is Exhausted:
+        return _with_fields(Exhausted(message, code=reason, retry_after_s=delay), fields)
     return _with_fields(kind(message, code=reason), fields)
 
 
