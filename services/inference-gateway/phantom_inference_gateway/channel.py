@@ -43,6 +43,8 @@ class Channel:
 
     async def send(self, message: Mapping[str, object]) -> None:
         """Raises OSError where nobody is at the other end."""
+        if self._writer.is_closing():
+            raise ConnectionResetError("the channel is closed")
         text = json.dumps(message, separators=(",", ":")).encode()
         self._writer.write(_LENGTH.pack(len(text)) + text)
         await self._writer.drain()

@@ -10,11 +10,9 @@ import sys
 import urllib.request
 import uuid
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import grpc
 import pytest
-from aiokafka import AIOKafkaConsumer
 
 from inference import grpc_service_pb2 as oip
 from inference import grpc_service_pb2_grpc as oip_grpc
@@ -24,8 +22,7 @@ from phantom_inference_gateway.app import build
 from phantom_inference_gateway.settings import GatewaySettings
 from phantom_inference_gateway.tests import fakes
 from phantom_inference_gateway.tests.fakes import FakeModelServer, until
-from phantom_platform import cloudevents, ids
-from phantom_platform.kafka import Producer, ensure_topics
+from phantom_inference_gateway.tests.kafka_sides import deployer, records
 
 pytestmark = pytest.mark.integration
 SETTINGS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
@@ -51,43 +48,6 @@ async def gateway(bootstrap, data_dir, **changes):
     finally:
         async with asyncio.timeout(60):
             await app.stop()
-
-
-@asynccontextmanager
-async def deployer(bootstrap):
-    """Publishes route records as the deployer would."""
-    await ensure_topics(bootstrap, topics.CATALOGUE)
-    producer = Producer(bootstrap, client_id="deployer")
-    await producer.start()
-
-    async def publish(record, value=None):
-        key = f"{record.workspace}/{record.endpoint}"
-        envelope = cloudevents.Envelope(
-            type=record.type, id=ids.new_id(), source="phantom/deployer", time=datetime.now(UTC)
-        )
-        headers = cloudevents.encode(envelope, compacted_version=record.version)
-        body = record.model_dump_json().encode() if value is None else value
-        await producer.send(topics.ROUTES.name, key.encode(), body, headers)
-
-    try:
-        yield publish
-    finally:
-        await producer.stop()
-
-
-async def records(bootstrap, topic, enough):
-    """Everything in a topic, once `enough` says so."""
-    consumer = AIOKafkaConsumer(topic.name, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
-    await consumer.start()
-    found = []
-    try:
-        async with asyncio.timeout(20):
-            while not enough(found):
-                for batch in (await consumer.getmany(timeout_ms=100)).values():
-                    found += batch
-    finally:
-        await consumer.stop()
-    return found
 
 
 async def ask(port, endpoint, request_id, **parameters):
