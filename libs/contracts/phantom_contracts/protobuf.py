@@ -5,8 +5,6 @@ Fields are written without regard to their order, and messages merge by concaten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 
 def _encode(value: int) -> bytes:
     out = bytearray()
@@ -33,9 +31,3 @@ def tag(number: int, *, delimited: bool = True) -> bytes:
 def field(number: int, content: bytes) -> bytes:
     """A field of bytes, text or a message; nothing where it is empty, as proto3 has it."""
     return b"".join((tag(number), varint(len(content)), content)) if content else b""
-
-
-def packed(number: int, values: Sequence[int]) -> bytes:
-    """A repeated field of non-negative integers."""
-    content = varint(values[0]) if len(values) == 1 else b"".join([varint(value) for value in values])
-    return b"".join((tag(number), varint(len(content)), content))

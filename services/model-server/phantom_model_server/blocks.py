@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import repeat
 
 from phantom.predictions.v1 import prediction_batch_pb2 as log
-from phantom_contracts.protobuf import packed, tag, varint
+from phantom_contracts.protobuf import tag, varint
 from phantom_model_server.answers import Encoded
 from phantom_model_server.projection import Numbers, Projection
 from phantom_model_server.requests import Call
@@ -15,6 +15,7 @@ MAX_ROWS = 512
 MAX_BYTES = 384 * 1024
 
 _BLOCK = tag(1)  # of a PackedBlock
+_CALL, _OFFSET, _COUNT = (tag(number, delimited=False) for number in (2, 3, 4))
 _ROWS, _NUMBER_WIDTH, _UNKNOWN = (tag(number, delimited=False) for number in (1, 5, 13))  # of a Block
 _NUMBERS, _CATEGORIES, _LABELS, _VALUES, _SCORES, _PROBABILITIES = (tag(n) for n in (4, 6, 7, 9, 10, 11))
 
@@ -51,11 +52,11 @@ class Packer:
                 block += (field, varint((stop - start) * width), column[start * width : stop * width])
             if texts:
                 block.append(_categories(texts, start, stop))
-            parts = _parts(calls, start, stop)
-            unknown = sum([call.rows.unknown for call, offset, _ in parts if offset == 0]) if texts else 0
+            parts, unknown = _parts(calls, start, stop)
             if unknown:
                 block += (_UNKNOWN, varint(unknown))
-            made.append(_packed_block(b"".join(block), parts))
+            content = b"".join(block)
+            made.append(b"".join((_BLOCK, varint(len(content)), content, *parts)))
         return made
 
     def _template(self, runtime: str) -> bytes:
@@ -92,14 +93,6 @@ class Packer:
         return max(1, min(MAX_ROWS, fitting))
 
 
-def _packed_block(block: bytes, parts: list[tuple[Call, int, int]]) -> bytes:
-    """A serialized PackedBlock."""
-    calls = packed(2, [call.index for call, _, _ in parts])
-    offsets = packed(3, [offset for _, offset, _ in parts])
-    rows = packed(4, [count for _, _, count in parts])
-    return b"".join((_BLOCK, varint(len(block)), block, calls, offsets, rows))
-
-
 def _categories(texts: list[list[str]], start: int, stop: int) -> bytes:
     """The field `categories`, row by row; an element that is empty is written, too."""
     parts: list[bytes] = []
@@ -110,16 +103,21 @@ def _categories(texts: list[list[str]], start: int, stop: int) -> bytes:
     return b"".join(parts)
 
 
-def _parts(calls: Sequence[Call], start: int, stop: int) -> list[tuple[Call, int, int]]:
-    """The calls that lie in these rows: call, offset of the part in the call, rows of it."""
-    parts = []
-    at = 0
+def _parts(calls: Sequence[Call], start: int, stop: int) -> tuple[list[bytes], int]:
+    """The calls that lie in these rows, as fields of a PackedBlock; and the unknown categories of those that begin
+    there.
+    """
+    fields: list[bytes] = []
+    at = unknown = 0
     for call in calls:
         end = at + call.rows.count
         first, last = max(at, start), min(end, stop)
         if first < last:
-            parts.append((call, first - at, last - first))
+            if first == at:
+                unknown += call.rows.unknown
+            # not packed, as a reader takes both and there is most often one
+            fields += (_CALL, varint(call.index), _OFFSET, varint(first - at), _COUNT, varint(last - first))
         at = end
         if at >= stop:
             break
-    return parts
+    return fields, unknown
