@@ -133,6 +133,7 @@ class ClientCall(Stream):
             self.ended_with.set_result(ended)
         self.drained()
         self.connection.forget(self)
+        self.connection.is_finished = True
         self.connection.transport.close()
 
 
@@ -148,9 +149,8 @@ class _ClientConnection(Connection):
         self._decoder: HeaderDecoder[Pairs] = HeaderDecoder(lambda pairs: pairs)
         self._call: ClientCall | None = None
         self._heard = self.loop.time()
-        # When the peer was last pinged, and whether it is looked at once more before it is dead.
-        self._pinged = -1.0
-        self._is_last_look = False
+        # How often it was found silent since: it is pinged first, and looked at once more before it is dead.
+        self._doubts = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, path: str, authority: str) -> ClientCall:
@@ -173,7 +173,7 @@ class _ClientConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        self._is_last_look = False
+        self._doubts = 0
         super().data_received(data)
 
     def pause_writing(self) -> None:
@@ -202,13 +202,12 @@ class _ClientConnection(Connection):
         now, rule = self.loop.time(), self._keepalive
         again = rule.after_s - (now - self._heard)
         if again <= 0:
-            if self._pinged < self._heard:
-                self._pinged = now
+            self._doubts += 1
+            if self._doubts == 1:
                 self.write(frames.ping(b"are you?"))
                 again = rule.wait_s
-            elif not self._is_last_look:
+            elif self._doubts == 2:
                 # This process may have stood still itself, with the answer waiting: what is there is read first.
-                self._is_last_look = True
                 again = _LAST_LOOK_S
             else:
                 log.warning(

@@ -16,7 +16,7 @@ log = logs.get(__name__)
 STREAM_WINDOW = 1024 * 1024
 CONNECTION_WINDOW = 16 * 1024 * 1024
 MAX_BLOCK_BYTES = 64 * 1024
-CLOSE_S = 5.0
+LINGER_S = 1.0
 _MAX_CUT = 4096
 _HEAD, _HEAD_BYTES = frames.HEAD, frames.HEAD_BYTES
 _STREAM_ID = frames.MAX_WINDOW
@@ -41,6 +41,8 @@ class Connection(asyncio.Protocol):
         self.max_frame = frames.DEFAULT_FRAME_BYTES
         self.is_writable = True
         self.is_lost = False
+        # Nothing is said, and nothing that comes is looked at any more.
+        self.is_finished = False
         self._rest = b""
         self._received = 0
         # Streams with something to send that a window holds back, in turn.
@@ -74,7 +76,7 @@ class Connection(asyncio.Protocol):
         transport.write(self.preface + frames.settings(own) + grown)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
+        self.is_lost = self.is_finished = True
         for stream in list(self.streams.values()):
             stream.reset(frames.CANCEL)
         self.streams.clear()
@@ -92,6 +94,8 @@ class Connection(asyncio.Protocol):
         self.pump()
 
     def data_received(self, data: bytes) -> None:
+        if self.is_finished:
+            return
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -120,7 +124,7 @@ class Connection(asyncio.Protocol):
                 if (stream := self.streams.get(error.stream_id)) is not None:
                     stream.reset(error.code)
                     self.forget(stream)
-            if self.transport.is_closing():
+            if self.is_finished:
                 return b""
         return data[at:] if at else data
 
@@ -266,7 +270,7 @@ class Connection(asyncio.Protocol):
     # -- sending --------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        if not self.transport.is_closing():
+        if not self.is_finished and not self.transport.is_closing():
             self.transport.write(data)
 
     def hold(self, stream: Stream) -> None:
@@ -313,8 +317,20 @@ class Connection(asyncio.Protocol):
         """End the connection, and say why."""
         log.warning("a peer broke the protocol", action="http2_failed", code=code, error=message)
         self.write(frames.goaway(self.last_stream_id, code, message.encode()[:200]))
-        self.transport.close()
-        self.loop.call_later(CLOSE_S, self.transport.abort)  # it may not read what it was told
+        self.finish()
+
+    def finish(self) -> None:
+        """Close, so that the peer can read to the end.
+
+        To close a socket with something unread in it resets the connection, and what the peer has not read yet is lost
+        to it: this side ends first, and waits for the peer to do so, but not for long.
+        """
+        if self.is_finished:
+            return
+        self.is_finished = True
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.abort)
 
 
 _RARE = (

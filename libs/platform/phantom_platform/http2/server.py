@@ -189,7 +189,7 @@ class ServerConnection(Connection):
 
     def _close_if_idle(self) -> None:
         if not self._takes_streams and not self.streams:
-            self.transport.close()
+            self.finish()
 
     # -- calls ----------------------------------------------------------------------------------------------------
 

@@ -117,7 +117,8 @@ class Peer:
         self.writer.transport.abort()
 
     def send(self, *parts: bytes) -> None:
-        self.writer.write(b"".join(parts))
+        if not self.writer.transport.is_closing():
+            self.writer.write(b"".join(parts))
 
     def headers(
         self, stream_id: int, pairs: list[tuple[str, str]] | None = None, flags: int = frames.END_HEADERS
@@ -190,7 +191,7 @@ class Peer:
     async def settled(self, *, is_last: bool = False) -> None:
         """Returns once the server has answered a ping, or has ended the connection (as it does after `is_last`)."""
         self.send(frames.ping(b"settled?"))
-        if is_last:
+        if is_last and not self.writer.transport.is_closing():
             self.writer.write_eof()
         async with asyncio.timeout(10):
             try:
