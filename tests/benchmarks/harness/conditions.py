@@ -45,7 +45,7 @@ def conditions() -> dict[str, str]:
         "software": f"Python {platform.python_version()}, "
         + ", ".join(f"{each} {version(each)}" for each in PACKAGES),
         "last run": f"{now()} UTC, commit {commit()}, load average before it {os.getloadavg()[0]:.1f}",
-        "work": "binary XGBoost, 45 float32 features, 200 trees of depth 6; pre-serialised requests from one process, "
-        "16 connections; medians over interleaved rounds (min–max)",
+        "work": "binary XGBoost, 45 float32 features, 200 trees of depth 6; ready bytes sent by one process with a "
+        "light gRPC client (harness/wire.py), 16 connections; medians over interleaved rounds (min–max)",
         "CPU": "seconds per 1,000 requests; of the serving processes, and beside them Kafka's and the generator's",
     }

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import gc
 import json
-import os
 import sys
 import time
 from array import array
@@ -26,12 +25,12 @@ from typing import Any, Literal
 from .http import HttpConnection, HttpFailure
 
 CONNECTIONS = 16
-GENERATOR = "PHANTOM_BENCH_GENERATOR"
-"""Environment variable: `grpc` loads with grpc.aio, anything else with the light client of `wire.py`."""
 WINDOW_S = 10.0
 MAX_FAILURES = 200
 
 Call = Callable[[bytes], Awaitable[bytes]]
+# Of gRPC: `light` is wire.py's, `grpc` a grpc.aio channel.
+Client = Literal["light", "grpc"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Orders:
     rate: float = 0.0  # open: calls a second
     timeout_s: float = 0.0  # deadline that gRPC calls carry; 0: none
     connections: int = CONNECTIONS
+    client: Client = "light"
 
 
 @dataclass
@@ -245,7 +245,7 @@ class Generator:
 
 async def grpc_channels(orders: Orders) -> list[Any]:
     """As many connections as channels: without a pool of its own each, all of grpc.aio's would share one."""
-    if os.environ.get(GENERATOR) != "grpc":
+    if orders.client == "light":
         from .wire import WireChannel
 
         return list(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -12,7 +11,6 @@ from pathlib import Path
 
 from . import conditions, report
 from .groups import log, memory, overload, peers, scale, scripts, serving, soak, workers
-from .load import GENERATOR
 from .rounds import Run, say
 from .system import CannotMeasure
 
@@ -38,7 +36,6 @@ def main(arguments: list[str]) -> int:
     # A terminated run ends its children as one that is interrupted does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = parse(arguments)
-    os.environ[GENERATOR] = options.generator
     old = report.load(options.json)
     rows, failures, told = old, dict[str, str](), conditions.conditions()
     for group in options.groups:
@@ -76,12 +73,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     usual = [name for name in GROUPS if name not in ON_DEMAND]
     parser.add_argument("--only", help=f"groups, separated by commas: {', '.join(GROUPS)}")
     parser.add_argument("--peers", action="store_true", help="the peers too, each in its own environment")
-    parser.add_argument(
-        "--generator",
-        choices=("light", "grpc"),
-        default="light",
-        help="what calls: wire.py, or a grpc.aio client",
-    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.5, help="of each load")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of the memory group")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .load import Found, Orders
+from .load import CONNECTIONS, Client, Found, Orders
 from .processes import Process, cpu_s, tree
 from .system import STREAM, CannotMeasure, System, bodies_of, processes_of
 
@@ -32,7 +32,8 @@ class Shape:
     calls: int = 0
     rate: float = 0.0
     timeout_s: float = 0.0
-    connections: int = 16
+    connections: int = CONNECTIONS
+    client: Client = "light"
     # Answers other than OK are what is measured, and no reason to stop.
     may_fail: bool = False
 
@@ -90,6 +91,7 @@ def orders_for(system: System, shape: Shape) -> Orders:
         rate=shape.rate,
         timeout_s=shape.timeout_s,
         connections=shape.connections,
+        client=shape.client,
     )
 
 

@@ -65,9 +65,6 @@ TARGETS = {
     "soak events": Target("soak", "soak: prediction events lost or doubled", at_most=0, digits=0),
     "goodput": Target("overload", "overload at 3 × capacity: goodput ÷ capacity", at_least=0.9),
     "refusal": Target("overload", "overload at 3 × capacity: p99 until a refusal, ms", at_most=50),
-    "overload p99": Target(
-        "overload",
-        "overload at 3 × capacity: p99 of what is served ÷ (limit in flight ÷ capacity)",
-        at_most=1.5,
-    ),
+    # The gateway lets a call wait for a second (PHANTOM_GATEWAY_MAX_WAIT_MS), besides the model's own time.
+    "overload p99": Target("overload", "overload at 3 × capacity: p99 of what is served, ms", at_most=1_500),
 }

@@ -1,8 +1,8 @@
 """A light gRPC client for the generator, on the platform's HTTP/2: about a third of the CPU of a grpc.aio client.
 
 With two cores for everybody, what the generator spends is missing at the servers: a heavy one hides how they differ.
-It has the calls of a grpc.aio channel that the generator uses, and sends what any gRPC client sends. `--generator grpc`
-loads with grpc.aio instead.
+It has the calls of a grpc.aio channel that the generator uses, and sends what any gRPC client sends. The serving group
+loads with grpc.aio too, so that everybody can see what the client does to the comparison.
 """
 
 from __future__ import annotations

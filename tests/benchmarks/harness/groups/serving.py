@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ..measure import Figures, Shape
 from ..report import Row, judged, ratios
@@ -13,6 +14,7 @@ from ..servers import Reference
 from ..stack import bare, ours, usual_site
 
 GROUP = "serving"
+GRPC_CLIENT = "unary, 32 in flight, grpc.aio client"
 
 
 def measure(run: Run) -> list[Row]:
@@ -41,6 +43,9 @@ def cells_of(seconds: float, systems: dict[str, object]) -> list[Cell]:
         for name in ("floor", "direct", "ours")
     ]
     cells.append(Cell("unary, 32 in flight", systems["off"], unary[32]))
+    # What the light client does to the comparison: the same with a client that costs as much as a server.
+    heavy = replace(unary[32], client="grpc")
+    cells += [Cell(GRPC_CLIENT, systems[name], heavy) for name in ("floor", "direct", "ours")]
     batches = Shape(in_flight=32, rows=32, seconds=seconds)
     cells += [Cell("32-row batches, 32 in flight", systems[name], batches) for name in ("direct", "ours")]
     cells.append(
