@@ -31,6 +31,12 @@ def add_to(app: typer.Typer) -> None:
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="return when everything is ready")] = False,
     gateways: Annotated[int, typer.Option(min=1, max=16, help="how many inference gateways")] = 1,
+    gateway_workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, envvar="PHANTOM_GATEWAY_WORKERS", help="processes of each, which share its ports"
+        ),
+    ] = 1,
     timeout: Annotated[float, typer.Option(min=1, help="seconds to wait until everything is ready")] = 120,
     data_dir: DataDir = None,
 ) -> None:
@@ -45,11 +51,11 @@ def up(
 
     layout = _layout(data_dir)
     try:
-        settings = StackSettings.from_environment(gateways)
+        settings = StackSettings.from_environment(gateways, gateway_workers)
     except ValueError as error:
         fail(str(error), USAGE)
     if detach:
-        raise typer.Exit(run_detached(layout, gateways, timeout))
+        raise typer.Exit(run_detached(layout, (gateways, gateway_workers), timeout))
     progress = Progress()
     supervisor = Supervisor(layout, settings, progress)
     try:

@@ -14,13 +14,17 @@ from phantom_local.layout import Layout, read_json
 _STOP_S = 180.0  # longer than everything below it may take
 
 
-def run_detached(layout: Layout, gateways: int, timeout_s: float) -> int:
-    """Start `up` in the background and pass on what it says until it is ready. Returns its exit code, or 0."""
+def run_detached(layout: Layout, gateways: tuple[int, int], timeout_s: float) -> int:
+    """Start `up` in the background and pass on what it says until it is ready. Returns its exit code, or 0.
+
+    `gateways` says how many, and of how many processes each.
+    """
     layout.make()
     log = layout.log("up")
     with log.open("ab") as file:
         begin = file.tell()
-        argv = [sys.executable, "-m", "phantom_local", "up", "--gateways", str(gateways)]
+        argv = [sys.executable, "-m", "phantom_local", "up"]
+        argv += ["--gateways", str(gateways[0]), "--gateway-workers", str(gateways[1])]
         argv += ["--timeout", str(timeout_s), "--data-dir", str(layout.data_dir)]
         process = subprocess.Popen(  # noqa: S603 - our own module
             argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True

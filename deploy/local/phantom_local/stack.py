@@ -33,6 +33,7 @@ class StackSettings:
     """What `up` can be told, by options or environment."""
 
     gateways: int = 1
+    gateway_workers: int = 1  # processes of each gateway, behind its ports
     kafka_bootstrap: str | None = None  # None: bring our own
     postgres_dsn: str | None = None
     control_ports: Ports = field(default_factory=lambda: dict(CONTROL_PORTS))
@@ -40,13 +41,14 @@ class StackSettings:
     kafka_ports: Ports = field(default_factory=lambda: dict(KAFKA_PORTS))
 
     @classmethod
-    def from_environment(cls, gateways: int) -> StackSettings:
+    def from_environment(cls, gateways: int, gateway_workers: int = 1) -> StackSettings:
         """Own servers where PHANTOM_KAFKA_BOOTSTRAP and PHANTOM_POSTGRES_DSN name none.
 
         Raises ValueError naming a port variable that is no port.
         """
         return cls(
             gateways,
+            gateway_workers,
             os.environ.get("PHANTOM_KAFKA_BOOTSTRAP") or None,
             os.environ.get("PHANTOM_POSTGRES_DSN") or None,
             _from_environment(CONTROL_PORTS),
@@ -112,8 +114,12 @@ def control_child(layout: Layout, settings: StackSettings, kafka: str, postgres:
 
 
 def gateway_child(layout: Layout, settings: StackSettings, number: int, kafka: str) -> Child:
-    """One inference gateway."""
-    env = {"PHANTOM_KAFKA_BOOTSTRAP": kafka, "PHANTOM_GATEWAY_WORKER": str(number)}
+    """One inference gateway, of one process or several."""
+    env = {
+        "PHANTOM_KAFKA_BOOTSTRAP": kafka,
+        "PHANTOM_GATEWAY_WORKER": str(number),
+        "PHANTOM_GATEWAY_WORKERS": str(settings.gateway_workers),
+    }
     ports = {
         what: (variable, usual + _NEXT_GATEWAY * number if usual else 0)
         for what, (variable, usual) in settings.gateway_ports.items()

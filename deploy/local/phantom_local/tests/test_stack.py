@@ -14,6 +14,7 @@ def test_a_process_is_told_its_ports_its_servers_and_its_data_directory(layout: 
     assert env["PHANTOM_GATEWAY_GRPC_PORT"] == "1"
     assert env["PHANTOM_GATEWAY_METRICS_PORT"] == "3"
     assert env["PHANTOM_GATEWAY_WORKER"] == "2"
+    assert env["PHANTOM_GATEWAY_WORKERS"] == "1"
     assert env["PHANTOM_DATA_DIR"] == str(layout.data_dir)
     control = control_child(layout, StackSettings(), "k:9092", "postgresql://x")
     assert control.usual_ports == {"grpc": 50051, "metrics": 9464}
