@@ -27,6 +27,7 @@ _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _ACCEPTED = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 _STATUS_OK = (b"grpc-status", b"0")
 _DETAILS = "grpc-status-details-bin"
+_MAX_FOUND = 1024
 # A stream with a longer deadline than this is not ended by it.
 _MAX_TIMER_S = 1e6
 
@@ -53,7 +54,8 @@ class Handlers:
             for each in self.generic:
                 found = each.service(details)
                 if found is not None:
-                    self._found[head.path] = found
+                    if len(self._found) < _MAX_FOUND:
+                        self._found[head.path] = found
                     break
         return found
 
@@ -148,6 +150,12 @@ class ServerStream(Stream):
         if self._task is not None:
             self._task.cancel()
         self._refuse(error.status, str(error), error.reason)
+        self._wake()
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The handler's."""
+        return self._task
 
     def reset(self, code: int) -> None:
         self.is_reset = self.is_remote_closed = self.is_local_closed = True
@@ -227,7 +235,9 @@ class ServerStream(Stream):
             self.reset(frames.CANCEL)
             self.connection.forget(self)
         else:
+            self._context.take_initial()
             self._finish(_LATE, "the deadline has passed", ())
+            self._wake()
 
     def _cancelled(self) -> None:
         """A handler ended as cancelled, which its client may not know of."""
@@ -252,7 +262,7 @@ class ServerStream(Stream):
 
     async def read(self) -> Any:
         while not self.messages:
-            if self.is_reset:
+            if self.is_local_closed:
                 raise asyncio.CancelledError
             if self.is_remote_closed:
                 return grpc.aio.EOF
@@ -334,6 +344,7 @@ class ServerStream(Stream):
 
     def _refuse(self, code: int, message: str, reason: str) -> None:
         """End a call that no handler saw, or that broke inside one."""
+        self._context.take_initial()
         status = status_pb2.Status(code=code, message=message)
         status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="phantom"))
         self._finish(code, message, ((_DETAILS, status.SerializeToString()),))

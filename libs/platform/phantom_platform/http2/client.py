@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 
@@ -147,15 +147,19 @@ class _ClientConnection(Connection):
         self._max_message = max_message
         self._keepalive = keepalive
         self._decoder: HeaderDecoder[Pairs] = HeaderDecoder(lambda pairs: pairs)
-        self._call: ClientCall | None = None
         self._heard = self.loop.time()
         # How often it was found silent since: it is pinged first, and looked at once more before it is dead.
         self._doubts = 0
         self._timer: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        # Here already, for the peer may end the connection before the call begins.
+        self._call = ClientCall(self, self._on_message, self._max_message)
+        self.streams[_STREAM_ID] = self._call
+
     def begin(self, path: str, authority: str) -> ClientCall:
-        call = self._call = ClientCall(self, self._on_message, self._max_message)
-        self.streams[call.id] = call
+        call = self._call
         self.last_stream_id = call.id
         block = b"\x83\x86" + b"".join(  # :method POST, :scheme http
             literal(name, value)
@@ -168,7 +172,8 @@ class _ClientConnection(Connection):
             )
         )
         self.write(frames.header_frames(call.id, block, 0, self.max_frame))
-        self._watch()
+        if not self.is_finished:
+            self._watch()
         return call
 
     def data_received(self, data: bytes) -> None:
@@ -190,7 +195,7 @@ class _ClientConnection(Connection):
             stream.answered(pairs, is_last)
 
     def goaway_received(self, last_stream_id: int, code: int) -> None:
-        if self._call is not None and last_stream_id < self._call.id:
+        if last_stream_id < self._call.id:
             self._call.reset(code)
 
     def closed(self, error: Exception | None) -> None:

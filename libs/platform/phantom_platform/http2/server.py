@@ -24,6 +24,8 @@ from phantom_platform.http2.requests import TOO_LARGE, TRAILERS, RequestHead, re
 
 BACKLOG = 1024
 MAX_CONCURRENT_STREAMS = 10_000
+# How long handlers that were cancelled at the stop may take to end.
+_UNWINDING_S = 1.0
 
 
 class Server(grpc.aio.Server):
@@ -99,9 +101,12 @@ class Server(grpc.aio.Server):
                 async with asyncio.timeout(grace):
                     await asyncio.gather(*(each.gone.wait() for each in connections))
         connections = list(self._connections)
+        handlers = [task for each in connections for task in each.handlers()]
         for each in connections:
             each.transport.abort()
         await asyncio.gather(*(each.gone.wait() for each in connections))
+        if handlers:
+            await asyncio.wait(handlers, timeout=_UNWINDING_S)
         for made in self._sockets:
             made.close()
         self._stopped.set()
@@ -171,6 +176,8 @@ class ServerConnection(Connection):
 
     def shut_down(self) -> None:
         """Say GOAWAY twice: once the client has heard the first, again with the last stream that is served."""
+        if self._is_leaving:
+            return
         self._is_leaving = True
         if self._awaited:
             self.transport.close()
@@ -190,6 +197,11 @@ class ServerConnection(Connection):
     def _close_if_idle(self) -> None:
         if not self._takes_streams and not self.streams:
             self.finish()
+
+    def handlers(self) -> list[asyncio.Task[None]]:
+        """Those under way."""
+        tasks = (each.task for each in self.streams.values() if isinstance(each, ServerStream))
+        return [task for task in tasks if task is not None]
 
     # -- calls ----------------------------------------------------------------------------------------------------
 

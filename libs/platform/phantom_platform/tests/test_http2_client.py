@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from phantom_platform.http2 import frames
-from phantom_platform.http2.client import ClientCall, Ended, Keepalive, open_stream
+from phantom_platform.http2.client import ClientCall, Ended, Keepalive, _ClientConnection, open_stream
 from phantom_platform.http2.headers import literal
 from phantom_platform.http2.server import ServerConnection
 from phantom_platform.http2.streams import framed
@@ -298,6 +298,25 @@ async def test_whatever_a_server_says_the_call_ends(said, code, details):
         ended = await ending(call)
         assert ended.code is code
         assert details in ended.details
+
+
+@pytest.mark.parametrize("said", [b"", frames.settings({}) + frames.goaway(0, frames.NO_ERROR)])
+async def test_a_server_that_leaves_before_the_call_begins_ends_it(said):
+    async def leave(reader, writer) -> None:
+        writer.write(said)
+        writer.close() if not said else None
+        await reader.read(-1)
+        writer.close()
+
+    async with await asyncio.start_server(leave, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _ClientConnection(lambda _: None, MIB, Keepalive()), "127.0.0.1", port
+        )
+        ended = await ending(connection._call)
+        call = connection.begin(path("All"), "there")
+        assert await ending(call) is ended
+        assert ended.code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_graceful_goodbye_lets_the_call_go_on():

@@ -68,6 +68,26 @@ async def test_calls_that_outlast_the_grace_are_cancelled(grace):
         assert gate.cancelled == 1
 
 
+async def test_handlers_have_ended_when_the_server_has():
+    ended = []
+
+    async def slow_to_end(body, context):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+            ended.append(context.cancelled())
+
+    gate = Gate()
+    gate.handler = slow_to_end
+    async with started(gate) as (server, port), await Peer.connect(port) as peer:
+        peer.ask(1, b"", "Gate")
+        await peer.ping()
+        await asyncio.wait_for(server.stop(None), 5)
+        assert ended == [True]
+
+
 async def test_idle_clients_do_not_hold_up_a_stop():
     async with started(Gate()) as (server, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert await channel.unary_unary(path("Echo"))(b"x", timeout=10) == b"x"
