@@ -54,18 +54,6 @@ class Exhausted(PhantomError):
 
     default_code = "exhausted"
 
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        code: str | None = None,
-        # Where the limit is one of the moment: when it is worth to try again.
-        retry_after_s: float | None = None,
-        **fields: object,
-    ) -> None:
-        self.retry_after_s = retry_after_s
-        super().__init__(message, code=code, **fields)
-
 
 class Unauthenticated(PhantomError):
     """Who is calling is not known: a token is missing, expired or not valid."""

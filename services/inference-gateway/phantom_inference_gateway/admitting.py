@@ -42,7 +42,7 @@ def refusal(revision: str, found: Overload) -> Overloaded:
         f"revision {revision} has too much to do: {found.outstanding} calls are outstanding at the replica that "
         f"would take this one and {rate}, so it would wait about {wait}, more than the {bound}; send less, or try "
         "again later",
-        retry_after_s=min(MAX_RETRY_S, max(MIN_RETRY_S, found.wait_s)),
+        retry_after_s=round(min(MAX_RETRY_S, max(MIN_RETRY_S, found.wait_s)), 1),
         revision=revision,
         outstanding=found.outstanding,
         rate=f"{found.rate:.6g}",

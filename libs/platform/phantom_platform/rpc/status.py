@@ -46,8 +46,11 @@ def code_of(error: PhantomError) -> grpc.StatusCode:
 
 
 def retry_after_s(error: PhantomError) -> float | None:
-    """When its caller should try again; None where nothing says that it would help."""
-    return error.retry_after_s if isinstance(error, Unavailable | Exhausted) else None
+    """When its caller should try again: an `Unavailable` always says so, an `Exhausted` by the field of this name."""
+    if isinstance(error, Unavailable):
+        return error.retry_after_s
+    delay = error.fields.get("retry_after_s") if isinstance(error, Exhausted) else None
+    return delay if isinstance(delay, int | float) else None
 
 
 def to_status(error: PhantomError) -> status_pb2.Status:
@@ -95,12 +98,9 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> P
     if kind is Invalid:
         violations = [Violation(each.field, each.description) for each in bad.field_violations] if bad else []
         return _with_fields(Invalid(message, code=reason, violations=violations), fields)
-    delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry is not None else None
     if kind is Unavailable:
-        delay = 1.0 if delay is None else delay
+        delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 if retry is not None else 1.0
         return _with_fields(Unavailable(message, code=reason, retry_after_s=delay), fields)
-    if kind is Exhausted:
-        return _with_fields(Exhausted(message, code=reason, retry_after_s=delay), fields)
     return _with_fields(kind(message, code=reason), fields)
 
 

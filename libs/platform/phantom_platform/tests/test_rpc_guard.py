@@ -30,6 +30,7 @@ from phantom_platform.errors import (
     Violation,
 )
 from phantom_platform.rpc.server import ServerLimits
+from phantom_platform.rpc.status import to_status
 from phantom_platform.testing.audit import MemoryAuditSink, assert_audited
 from phantom_platform.testing.clock import FakeClock
 from phantom_platform.testing.identity import FixedToken, Issuer
@@ -206,6 +207,22 @@ async def test_every_error_arrives_as_itself(error, status):
         assert back.violations == error.violations
     if isinstance(error, Unavailable):
         assert back.retry_after_s == 2.5
+
+
+@pytest.mark.parametrize(
+    ("error", "delay_s"),
+    [
+        (Unavailable(retry_after_s=2.5), 2.5),
+        (Exhausted("wait", code="overloaded", retry_after_s=1.5), 1.5),
+        (Exhausted("too large"), None),
+        (NotFound(), None),
+    ],
+)
+def test_a_status_says_when_to_try_again_where_that_is_known(error, delay_s):
+    told = error_details_pb2.RetryInfo()
+    found = [each.Unpack(told) for each in to_status(error).details]
+    assert any(found) is (delay_s is not None)
+    assert told.retry_delay.seconds + told.retry_delay.nanos / 1e9 == (delay_s or 0)
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "\n"])

@@ -31,7 +31,7 @@ _APART_S = 0.0005
 _MANY = 1024
 """Answers that are so many that part of a group more or less does not matter."""
 
-_MEMORY_S = 1.0
+_MEMORY_S = 2.0
 """How fast older slots of a full queue fade (to 1/e)."""
 
 _FULL = 0.1
@@ -49,7 +49,7 @@ _OWN = 4
 _SHARE = 1.25
 """A call waits also for those in its own frame that come after it: up to four frames share what is outstanding."""
 
-_OFF = 1.5
+_OFF = 3.0
 """Calls that waited so many bounds say that the rate is wrong: it is measured anew."""
 
 _PROVEN_S = 600.0
