@@ -31,6 +31,7 @@ from phantom_inference_gateway.service import Gateway, Limits, Source
 from phantom_inference_gateway.settings import GatewaySettings
 from phantom_inference_gateway.traced import TracedGateway
 from phantom_inference_gateway.upstreams import StreamRule
+from phantom_platform import garbage
 from phantom_platform.clock import Clock, SystemClock
 from phantom_platform.identity.feed import key_projection
 from phantom_platform.identity.keys import KeySet
@@ -56,6 +57,11 @@ class GatewayApp(Application):
     acks: Acks
     boot_id: str
     attention: Callable[[], list[str]]
+
+    async def start(self) -> None:
+        """As every application's."""
+        await super().start()
+        garbage.settle()
 
     def unready(self) -> dict[str, str]:
         """As every application's; while it starts, too, it says what of Kafka it waits for."""

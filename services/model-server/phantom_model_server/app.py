@@ -22,6 +22,7 @@ from phantom_model_server.frames import Work
 from phantom_model_server.metrics import Metrics
 from phantom_model_server.service import ModelServer
 from phantom_model_server.settings import ModelServerSettings
+from phantom_platform import garbage
 from phantom_platform.errors import Invalid, PhantomError, Refused, Unavailable
 from phantom_platform.http2.server import Server
 from phantom_platform.telemetry import logs
@@ -84,6 +85,7 @@ class Replica:
                 address, http_address = await self._listen(model, stack)
             except PhantomError as error:
                 return self._failed(error)
+            garbage.settle()
             self._say("ready", address=address, http_address=http_address)
             log.info("ready", action="ready", replica=self._order.replica_id, address=address)
             await self._gate.closed()
