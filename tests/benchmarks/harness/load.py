@@ -66,6 +66,8 @@ class Found:
     p99_ms: float
     max_ms: float
     failures: dict[str, int]
+    # What the first failure said.
+    first_failure: str = ""
     # Good answers in all, the first call and the warm-up included.
     answered: int = 0
     # Of calls that failed: how long until they were told so.
@@ -82,9 +84,12 @@ class Ledger:
     def __init__(self) -> None:
         self.due, self.took, self.failed = array("d"), array("d"), array("d")
         self.failures: Counter[str] = Counter()
+        self.first_failure = ""
 
-    def fail(self, status: str, took: float) -> None:
-        self.failures[status] += 1
+    def fail(self, error: Exception | str, took: float) -> None:
+        """A call that was not answered well, after so many seconds."""
+        self.first_failure = self.first_failure or str(error)[:500]
+        self.failures[status_of(error) if isinstance(error, Exception) else error] += 1
         self.failed.append(took)
 
     def found(self, seconds: float, cpu_s: float) -> Found:
@@ -100,6 +105,7 @@ class Ledger:
             p99_ms=percentile_ms(good, 0.99),
             max_ms=percentile_ms(good, 1.0),
             failures=dict(self.failures),
+            first_failure=self.first_failure,
             failed_p50_ms=percentile_ms(bad, 0.50),
             failed_p99_ms=percentile_ms(bad, 0.99),
             failed_max_ms=percentile_ms(bad, 1.0),
@@ -188,7 +194,7 @@ class Generator:
             try:
                 await call(body)
             except Exception as error:
-                self.ledger.fail(status_of(error), clock() - started)
+                self.ledger.fail(error, clock() - started)
             else:
                 took.append(clock() - started)
             if count and (count := count - 1) == 0:
@@ -237,7 +243,7 @@ class Generator:
         try:
             await self._calls[number % len(self._calls)](self.bodies[number % len(self.bodies)])
         except Exception as error:
-            self.ledger.fail(status_of(error), time.perf_counter() - due)
+            self.ledger.fail(error, time.perf_counter() - due)
         else:
             self.ledger.due.append(due)
             self.ledger.took.append(time.perf_counter() - due)

@@ -112,7 +112,10 @@ def measure(
         found = Found(**json.loads(process.hear()))
         spent = {name: cpu_s(pids) - before[name] for name, pids in (servers | others).items()}
     if found.failures and not shape.may_fail:
-        raise CannotMeasure(f"{system.name}: {sum(found.failures.values())} calls failed: {found.failures}")
+        raise CannotMeasure(
+            f"{system.name}: of {found.calls} calls failed {found.failures}, the first with {found.first_failure!r}; "
+            f"the longest of the others took {found.max_ms:.0f} ms"
+        )
     if not found.calls:
         raise CannotMeasure(f"{system.name} answered no call in {found.seconds:.1f} s: {found.failures}")
     per_1000 = 1000 / found.calls
