@@ -2,13 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 
 import psutil
 import pytest
 
 from phantom_local.children import live_process, wait_gone
-from phantom_local.keeper import Child, Keeper
+from phantom_local.keeper import Keeper
 from phantom_local.layout import Layout
 from phantom_local.shutdown import stop_child
 from phantom_local.stack import StackSettings, gateway_child, http_get
@@ -18,12 +19,21 @@ from .conftest import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 
-def _gateway(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Child:
-    """Without Kafka it never serves, but its processes start."""
+@pytest.fixture
+def keeper(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    """Of a gateway of two processes. Without Kafka it never serves, but everything of it starts."""
     monkeypatch.setenv("PHANTOM_GATEWAY_KAFKA_PATIENCE_S", "0")
     usual = StackSettings(gateway_workers=2)
     ports = {what: (variable, 0) for what, (variable, _) in usual.gateway_ports.items()}
-    return gateway_child(layout, replace(usual, gateway_ports=ports), 0, "127.0.0.1:1")
+    child = gateway_child(layout, replace(usual, gateway_ports=ports), 0, "127.0.0.1:1")
+    keeper = Keeper(child, layout, lambda _: None)
+    keeper.start()
+    try:
+        eventually(lambda: _have_started(keeper), 60)
+        yield keeper
+    finally:
+        keeper.leave()
+        stop_child(layout, "gateway-0", lambda _: None)
 
 
 def _workers(keeper: Keeper) -> list[psutil.Process]:
@@ -45,31 +55,18 @@ def _listen(keeper: Keeper) -> bool:
     return http_get(keeper.ports["http"], "/v2/health/live")[0] == 200
 
 
-def test_after_kill_9_it_is_back_on_its_ports_when_its_last_worker_has_gone(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    keeper = Keeper(_gateway(layout, monkeypatch), layout, said.append)
-    keeper.start()
-    eventually(lambda: _have_started(keeper), 60)
+def test_after_kill_9_it_is_back_on_its_ports_when_its_last_worker_has_gone(keeper: Keeper) -> None:
     assert keeper.record
     first, ports, workers = keeper.record.pid, keeper.ports, _workers(keeper)
     assert len(workers) == 2
     os.kill(first, signal.SIGKILL)
     eventually(lambda: keeper.record and keeper.record.pid != first, 60)
     assert not wait_gone(workers, 1)  # the lock is theirs, too
-    assert keeper.ports == ports, said
+    assert keeper.ports == ports
     eventually(lambda: _have_started(keeper), 60)
-    keeper.leave()
-    stop_child(layout, "gateway-0", said.append)
 
 
-def test_down_stops_the_workers_of_a_gateway_that_was_killed(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keeper = Keeper(_gateway(layout, monkeypatch), layout, lambda _: None)
-    keeper.start()
-    eventually(lambda: _have_started(keeper), 60)
+def test_down_stops_the_workers_of_a_gateway_that_was_killed(layout: Layout, keeper: Keeper) -> None:
     workers = _workers(keeper)
     keeper.leave()  # as if `up` had died
     assert keeper.record

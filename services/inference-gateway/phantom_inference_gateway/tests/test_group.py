@@ -102,6 +102,12 @@ class Group:
         samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
         return sum(each.value for each in samples if each.name == name)
 
+    async def are_in_flight(self, calls):
+        """Wait until the workers hold so many calls."""
+        async with asyncio.timeout(20):
+            while await self.counted("phantom_gateway_in_flight") < calls:
+                pass
+
     async def exit_code(self):
         return await asyncio.to_thread(self.process.wait, 40)
 
@@ -120,7 +126,7 @@ class Group:
                 continue
 
 
-async def holds(condition, within_s=10.0):
+async def holds(condition, within_s=20.0):
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.02)
@@ -131,6 +137,9 @@ async def group(bootstrap, data_dir, **settings):
     made = Group(bootstrap, data_dir, **settings)
     try:
         yield await made.started()
+    except BaseException:
+        sys.stderr.write(made.log.read_text())  # shown where the test fails
+        raise
     finally:
         made.end()
 
@@ -160,6 +169,8 @@ class Clients:
         self._stubs = [oip_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
         self._ids = 0
         self.answered, self.errors, self.slowest_s = [], Counter(), 0.0
+        # Clients that had an error, and when the last one was.
+        self.troubled, self.last_error_s = set(), 0.0
         self._going = asyncio.Event()
 
     async def __aenter__(self):
@@ -169,6 +180,9 @@ class Clients:
         self._going.clear()
         for channel in self._channels:
             await channel.close()
+
+    def __len__(self):
+        return len(self._stubs)
 
     async def once(self):
         """One call each."""
@@ -198,6 +212,8 @@ class Clients:
             await stub.ModelInfer(oip.ModelInferRequest(model_name=self._endpoint, id=request_id), timeout=15)
         except grpc.aio.AioRpcError as error:
             self.errors[error.code()] += 1
+            self.troubled.add(stub)
+            self.last_error_s = time.monotonic()
             return
         finally:
             self.slowest_s = max(self.slowest_s, time.monotonic() - started)
@@ -258,7 +274,9 @@ async def test_a_killed_worker_is_replaced_and_calls_go_on(kafka_bootstrap, tmp_
         await holds(lambda: len(clients.answered) > 200)
         before = await made.counted("phantom_gateway_requests_total")
         victim = made.workers[0]
+        its_clients = made.connections()[victim.pid]
         victim.kill()
+        killed_s = time.monotonic()
         readings = [before]
         async with asyncio.timeout(40):
             while not made.said("worker_died") or len(made.said("ready", worker="0-0")) < 2:
@@ -268,9 +286,10 @@ async def test_a_killed_worker_is_replaced_and_calls_go_on(kafka_bootstrap, tmp_
         assert readings == sorted(readings)
         assert victim.pid not in {each.pid for each in made.workers}
         assert made.said("worker_died")[0]["ending"] == "signal 9"
-        # Only calls on its connections failed, and none of the clients hung.
+        # Only clients on its connections were troubled, for as long as they took to connect anew; none hung.
         assert set(clients.errors) <= {grpc.StatusCode.UNAVAILABLE}
-        assert sum(clients.errors.values()) <= 24
+        assert len(clients.troubled) <= its_clients
+        assert clients.last_error_s - killed_s < SOON_S
         assert clients.slowest_s < SOON_S
         answered = len(clients.answered)
         await holds(lambda: len(clients.answered) > answered + 100)
@@ -292,7 +311,7 @@ async def test_sigterm_loses_no_call_that_was_taken_and_no_record(kafka_bootstra
         assert not clients.errors
         server.answers.clear()
         held = asyncio.create_task(clients.once())
-        await holds(lambda: server.requests and len(server.requests) >= len(clients.answered) + 24)
+        await made.are_in_flight(len(clients))
         made.process.send_signal(signal.SIGTERM)
         await holds(lambda: len(made.said("stop_asked")) == 3)
         server.answers.set()
@@ -370,7 +389,7 @@ async def test_workers_of_a_killed_group_finish_their_calls_and_end(kafka_bootst
         port, workers = made.grpc, made.workers
         server.answers.clear()
         held = asyncio.create_task(clients.once())
-        await holds(lambda: len(server.requests) >= 24)
+        await made.are_in_flight(len(clients))
         made.process.kill()
         await holds(lambda: len(made.said("group_gone")) == 2)
         # While they end the port is theirs.
