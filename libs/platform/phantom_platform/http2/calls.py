@@ -23,9 +23,8 @@ log = logs.get(__name__)
 
 _CANCELLED, _UNKNOWN, _LATE, _EXHAUSTED, _UNIMPLEMENTED, _INTERNAL = 1, 2, 4, 8, 12, 13
 _STATUS_200, _STATUS_415 = b"\x88", b"\x08\x03415"
-_CONTENT_TYPE = (b"content-type", b"application/grpc")
-_ACCEPTED = (b"grpc-accept-encoding", b"identity,deflate,gzip")
-_STATUS_OK = (b"grpc-status", b"0")
+_HEAD = ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip"))
+_ENDED_OK = ((b"grpc-status", b"0"),)
 _DETAILS = "grpc-status-details-bin"
 _MAX_FOUND = 1024
 # A stream with a longer deadline than this is not ended by it.
@@ -147,8 +146,7 @@ class ServerStream(Stream):
             self._task = self.connection.loop.create_task(self._run_unary(self.messages.popleft()))
 
     def failed(self, error: MessageError) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
         self._refuse(error.status, str(error), error.reason)
         self._wake()
 
@@ -161,8 +159,14 @@ class ServerStream(Stream):
         self.is_reset = self.is_remote_closed = self.is_local_closed = True
         self.drained()
         self._wake()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """End the handler; it may not even have begun, and then does nothing at its end."""
         if self._task is not None:
             self._task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     # -- running handlers ----------------------------------------------------------------------------------------
 
@@ -302,10 +306,7 @@ class ServerStream(Stream):
         return frames.header_frames(self.id, self._head_block() + block, 0, self.connection.max_frame)
 
     def _head_block(self) -> bytes:
-        encoder = self.connection.encoder
-        return b"".join(
-            (encoder.start(), _STATUS_200, encoder.repeated(*_CONTENT_TYPE), encoder.repeated(*_ACCEPTED))
-        )
+        return self.connection.encoder.block(_STATUS_200, _HEAD)
 
     def _answer(self, message: bytes) -> None:
         """The one answer; with another status than OK, which the handler may have set, it is not sent."""
@@ -324,8 +325,7 @@ class ServerStream(Stream):
             self.send(self._take_head(), message, self._ok_trailers)
 
     def _ok_trailers(self) -> bytes:
-        encoder = self.connection.encoder
-        block = encoder.start() + encoder.repeated(*_STATUS_OK)
+        block = self.connection.encoder.block(b"", _ENDED_OK)
         return frames.header_frames(self.id, block, frames.END_STREAM, self.connection.max_frame)
 
     def _end(self, error: Exception | None) -> None:
@@ -361,14 +361,16 @@ class ServerStream(Stream):
         self.end(lambda: self._trailers(code, fields))
 
     def _trailers(self, code: int, fields: bytes) -> bytes:
-        encoder = self.connection.encoder
-        parts = [encoder.start()]
+        begun = b""
         if not self._head_sent:
             self._head_sent = True
-            parts.append(self._head_block())
-        parts.append(literal(b"grpc-status", b"%d" % code) if code != OK else encoder.repeated(*_STATUS_OK))
-        parts.append(fields)
-        return frames.header_frames(self.id, b"".join(parts), frames.END_STREAM, self.connection.max_frame)
+            begun = self._head_block()
+        encoder = self.connection.encoder
+        status = encoder.block(b"", _ENDED_OK if code == OK else ())
+        if code != OK:
+            status += literal(b"grpc-status", b"%d" % code)
+        block = begun + status + fields
+        return frames.header_frames(self.id, block, frames.END_STREAM, self.connection.max_frame)
 
 
 def _as_bytes(message: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import gzip
 import zlib
 
@@ -11,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
 from phantom_platform.http2 import frames
+from phantom_platform.http2.calls import ServerStream
 from phantom_platform.http2.streams import framed
 from phantom_platform.tests.http2_peers import MIB, Answer, Peer, echo, echo_all, path, request_of, serving
 
@@ -118,6 +120,18 @@ async def test_a_deadline_ends_a_streaming_call_whose_client_says_nothing():
         answer = await peer.answer(1)
         assert answer.status == "4"
         assert "unwound" in await waiting.has_ended()
+
+
+async def test_a_call_that_is_gone_before_its_handler_begins_leaves_nothing_behind():
+    waiting = Waiting()
+    async with serving(Stream=streams(waiting.stream)) as port, await Peer.connect(port) as peer:
+        head = peer.headers(1, request_of("Stream", ("grpc-timeout", "20H")))
+        peer.send(head, frames.rst_stream(1, frames.CANCEL))
+        await peer.ping()
+        gc.collect()
+        assert not waiting.begun.is_set()
+        left = [each for each in gc.get_objects() if isinstance(each, ServerStream)]
+        assert [each for each in left if each.head.timeout_s == 20 * 3600] == []
 
 
 async def test_a_deadline_ends_a_stream_whose_client_takes_nothing():

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FILES = ("calls", "flow", "protocol", "stop", "fuzz")
+FILES = ("calls", "client", "flow", "protocol", "stop", "fuzz")
 
 
 async def test_http2_holds_on_uvloop():
