@@ -117,8 +117,12 @@ class Connection(asyncio.Protocol):
             if end - begin < length:
                 break
             at = begin + length
+            stream_id &= _STREAM_ID
             try:
-                self._frame(kind, flags, stream_id & _STREAM_ID, data[begin:at])
+                if self._block is None and self._has_settings and (take := _OFTEN.get(kind)) is not None:
+                    take(self, flags, stream_id, data[begin:at])
+                else:
+                    self._frame(kind, flags, stream_id, data[begin:at])
             except StreamError as error:
                 self.cut(error.stream_id, error.code)
                 if (stream := self.streams.get(error.stream_id)) is not None:
@@ -131,14 +135,10 @@ class Connection(asyncio.Protocol):
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if self._block is not None and kind != frames.CONTINUATION:
             raise ConnectionError_(frames.PROTOCOL_ERROR, "a header block was interrupted")
-        if kind == frames.DATA:
-            self._data(flags, stream_id, payload)
-        elif kind == frames.HEADERS:
-            self._headers(flags, stream_id, payload)
-        elif not self._has_settings and kind != frames.SETTINGS:
+        if not self._has_settings and kind != frames.SETTINGS:
             raise ConnectionError_(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        elif kind < len(_RARE):
-            _RARE[kind](self, flags, stream_id, payload)
+        if kind < len(_KINDS):
+            _KINDS[kind](self, flags, stream_id, payload)
 
     # -- data and headers -----------------------------------------------------------------------------------------
 
@@ -163,8 +163,8 @@ class Connection(asyncio.Protocol):
         stream.data_received(payload, bool(flags & frames.END_STREAM))
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if not stream_id or not self._has_settings:
-            raise ConnectionError_(frames.PROTOCOL_ERROR, "HEADERS on stream 0, or before SETTINGS")
+        if not stream_id:
+            raise ConnectionError_(frames.PROTOCOL_ERROR, "HEADERS on stream 0")
         if flags & (frames.PADDED | frames.WITH_PRIORITY):
             payload = frames.unpadded(payload, flags, True, stream_id)
         if flags & frames.END_HEADERS:
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
         self.loop.call_later(LINGER_S, self.transport.abort)
 
 
-_RARE = (
+_KINDS = (
     Connection._data,
     Connection._headers,
     Connection._priority,
@@ -345,3 +345,5 @@ _RARE = (
     Connection._window_update,
     Connection._continuation,
 )
+_OFTEN = {kind: _KINDS[kind] for kind in (frames.DATA, frames.HEADERS, frames.WINDOW_UPDATE)}
+"""These come with every call; once the settings are there, and no header block is open, nothing need be asked first."""

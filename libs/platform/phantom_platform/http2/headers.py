@@ -14,6 +14,7 @@ import hpack
 from hpack.table import HeaderTable
 
 Pairs = list[tuple[bytes, bytes]]
+Fields = tuple[tuple[bytes, bytes], ...]
 ReadT = TypeVar("ReadT")
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -171,12 +172,15 @@ class HeaderEncoder:
         self._is_on = True
         # A change of the table's size, due at the start of the next block (RFC 7541 §4.2).
         self._start = b""
+        # Blocks that stay as they are until another field is added.
+        self._blocks: dict[tuple[bytes, Fields], bytes] = {}
 
     def limit(self, table_bytes: int) -> None:
         """How large the peer's table may be; with less than the usual 4096 bytes it is left alone from now on."""
         if self._is_on and table_bytes < _TABLE_BYTES:
             self._is_on = False
             self._added.clear()
+            self._blocks.clear()
             self._start = b"\x20"
 
     def start(self) -> bytes:
@@ -185,6 +189,19 @@ class HeaderEncoder:
             return b""
         start, self._start = self._start, b""
         return start
+
+    def block(self, first: bytes, fields: Fields) -> bytes:
+        """What a block begins with: fields of the static table, and those that will come again."""
+        known = self._blocks.get((first, fields))
+        if known is not None:
+            return known
+        added, start = len(self._added), self.start()
+        made = b"".join((start, first, *[self.repeated(name, value) for name, value in fields]))
+        if len(self._added) > added:
+            self._blocks.clear()
+        elif not start:
+            self._blocks[(first, fields)] = made
+        return made
 
     def repeated(self, name: bytes, value: bytes) -> bytes:
         """A field that will come again."""
