@@ -102,11 +102,11 @@ class Group:
         samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
         return sum(each.value for each in samples if each.name == name)
 
-    async def are_in_flight(self, calls):
-        """Wait until the workers hold so many calls."""
+    async def counts(self, name, value):
+        """Wait until it is so much: on a busy machine a worker may miss a reading."""
         async with asyncio.timeout(20):
-            while await self.counted("phantom_gateway_in_flight") < calls:
-                pass
+            while (found := await self.counted(name)) != value:
+                assert not name.endswith("_total") or found <= value
 
     async def exit_code(self):
         return await asyncio.to_thread(self.process.wait, 40)
@@ -169,8 +169,8 @@ class Clients:
         self._stubs = [oip_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
         self._ids = 0
         self.answered, self.errors, self.slowest_s = [], Counter(), 0.0
-        # Clients that had an error, and when the last one was.
-        self.troubled, self.last_error_s = set(), 0.0
+        # Clients that had an error, and what they were told at last and when.
+        self.troubled, self.last_error, self.last_error_s = set(), "", 0.0
         self._going = asyncio.Event()
 
     async def __aenter__(self):
@@ -213,7 +213,7 @@ class Clients:
         except grpc.aio.AioRpcError as error:
             self.errors[error.code()] += 1
             self.troubled.add(stub)
-            self.last_error_s = time.monotonic()
+            self.last_error, self.last_error_s = error.debug_error_string(), time.monotonic()
             return
         finally:
             self.slowest_s = max(self.slowest_s, time.monotonic() - started)
@@ -249,15 +249,15 @@ async def test_workers_share_the_ports_and_are_summed(kafka_bootstrap, tmp_path)
         assert (await made.get("/nothing"))[0] == 404
         async with Clients(made.grpc, endpoint) as clients:
             await clients.once()
-            assert not clients.errors
+            assert not clients.errors, clients.last_error
             connections = made.connections()
             assert len(connections) == 2
             assert all(connections.values())
             assert sum(connections.values()) == 24
-        assert await made.counted("phantom_gateway_requests_total") == 24
-        assert await made.counted("phantom_gateway_latency_seconds_count") == 24
-        assert await made.counted("phantom_gateway_replicas_open") == 2
-        assert await made.counted("phantom_gateway_worker_up") == 2
+        await made.counts("phantom_gateway_requests_total", 24)
+        await made.counts("phantom_gateway_latency_seconds_count", 24)
+        await made.counts("phantom_gateway_replicas_open", 2)
+        await made.counts("phantom_gateway_worker_up", 2)
         found = await logged(kafka_bootstrap, endpoint, clients.answered)
         assert len({boot_id for boot_ids in found.values() for boot_id in boot_ids}) == 2
         memory = psutil.Process(made.process.pid).memory_full_info().pss / 1024**2
@@ -295,9 +295,9 @@ async def test_a_killed_worker_is_replaced_and_calls_go_on(kafka_bootstrap, tmp_
         await holds(lambda: len(clients.answered) > answered + 100)
         async with Clients(made.grpc, endpoint) as others:
             await others.once()
-            assert not others.errors
+            assert not others.errors, others.last_error
             await holds(lambda: all(made.connections().values()))
-        assert await made.counted("phantom_gateway_worker_starts_total") == 3
+        await made.counts("phantom_gateway_worker_starts_total", 3)
 
 
 async def test_sigterm_loses_no_call_that_was_taken_and_no_record(kafka_bootstrap, tmp_path):
@@ -308,15 +308,15 @@ async def test_sigterm_loses_no_call_that_was_taken_and_no_record(kafka_bootstra
     ):
         async with clients.calling():
             await holds(lambda: len(clients.answered) > 200)
-        assert not clients.errors
+        assert not clients.errors, clients.last_error
         server.answers.clear()
         held = asyncio.create_task(clients.once())
-        await made.are_in_flight(len(clients))
+        await made.counts("phantom_gateway_in_flight", len(clients))
         made.process.send_signal(signal.SIGTERM)
         await holds(lambda: len(made.said("stop_asked")) == 3)
         server.answers.set()
         await held
-        assert not clients.errors
+        assert not clients.errors, clients.last_error
         assert await made.exit_code() == 0
         found = await logged(kafka_bootstrap, endpoint, clients.answered)
         assert all(len(boot_ids) == 1 for boot_ids in found.values())
@@ -352,9 +352,9 @@ async def test_a_worker_that_is_asked_to_stop_alone_loses_nothing_and_is_replace
             await holds(lambda: len(clients.answered) > 200)
             made.workers[1].terminate()
             await holds(lambda: len(made.said("ready", worker="0-1")) == 2, 30)
-        assert not clients.errors
+        assert not clients.errors, clients.last_error
         # What it had counted to its last call is in the sum, although nobody had asked for long.
-        assert await made.counted("phantom_gateway_requests_total") == len(clients.answered)
+        await made.counts("phantom_gateway_requests_total", len(clients.answered))
         found = await logged(kafka_bootstrap, endpoint, clients.answered)
         assert all(len(boot_ids) == 1 for boot_ids in found.values())
 
@@ -377,7 +377,7 @@ async def test_a_second_group_on_the_port_is_refused_and_the_first_is_not_distur
                 other.end()
         async with Clients(made.grpc, endpoint) as clients:
             await clients.once()
-            assert not clients.errors
+            assert not clients.errors, clients.last_error
 
 
 async def test_workers_of_a_killed_group_finish_their_calls_and_end(kafka_bootstrap, tmp_path):
@@ -389,7 +389,7 @@ async def test_workers_of_a_killed_group_finish_their_calls_and_end(kafka_bootst
         port, workers = made.grpc, made.workers
         server.answers.clear()
         held = asyncio.create_task(clients.once())
-        await made.are_in_flight(len(clients))
+        await made.counts("phantom_gateway_in_flight", len(clients))
         made.process.kill()
         await holds(lambda: len(made.said("group_gone")) == 2)
         # While they end the port is theirs.
@@ -397,7 +397,7 @@ async def test_workers_of_a_killed_group_finish_their_calls_and_end(kafka_bootst
         assert await other.exit_code() == 1
         server.answers.set()
         await held
-        assert not clients.errors
+        assert not clients.errors, clients.last_error
         await asyncio.to_thread(psutil.wait_procs, workers, 20)
         assert not any(each.is_running() for each in workers)
         assert len(made.said("stopped")) == 2
