@@ -197,9 +197,7 @@ class HeaderEncoder:
             return known
         added, start = len(self._added), self.start()
         made = b"".join((start, first, *[self.repeated(name, value) for name, value in fields]))
-        if len(self._added) > added:
-            self._blocks.clear()
-        elif not start:
+        if len(self._added) == added and not start:
             self._blocks[(first, fields)] = made
         return made
 
@@ -213,4 +211,5 @@ class HeaderEncoder:
             return literal(name, value)
         self._size += size
         self._added[(name, value)] = len(self._added)
+        self._blocks.clear()
         return b"\x40" + text(name) + text(value)

@@ -127,6 +127,22 @@ def test_what_we_write_the_library_reads(table_bytes):
         assert pairs_of(theirs, block) == fields
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_blocks_that_are_kept_hold_until_the_table_changes(seed):
+    ours, theirs, rng = HeaderEncoder(), hpack.Decoder(), random.Random(seed)
+    fields = [(name, value) for name in NAMES for value in VALUES]
+    kept = [tuple(rng.sample(fields, rng.randrange(4))) for _ in range(6)]
+    for at in range(300):
+        if at == 250:
+            theirs.max_allowed_table_size = 100
+            ours.limit(100)
+        if rng.random() < 0.1:
+            name, value = rng.choice(fields)
+            assert pairs_of(theirs, ours.start() + ours.repeated(name, value)) == [(name, value)]
+        said = rng.choice(kept)
+        assert pairs_of(theirs, ours.block(b"\x88", said)) == [(b":status", b"200"), *said]
+
+
 def test_a_table_that_shrinks_later_is_left_alone_from_then_on():
     ours, theirs = HeaderEncoder(), hpack.Decoder()
     first = ours.start() + ours.repeated(b"a", b"b")
