@@ -12,6 +12,9 @@ from contextlib import suppress
 from typing import Any
 
 from phantom_platform.errors import Refused, Unsupported
+from phantom_platform.telemetry import logs
+
+log = logs.get(__name__)
 
 
 class SharedPort:
@@ -48,6 +51,7 @@ class SharedPort:
                 code="address_in_use",
                 address=f"{self._host}:{self._port}",
             ) from error
+        log.info("port reserved", action="port_reserved", door=self._what, host=self._host, port=self._port)
 
     async def stop(self) -> None:
         for each in self._sockets:

@@ -63,7 +63,11 @@ class Group:
 
     @property
     def grpc(self):
-        return self.said("grpc_listening")[0]["port"]
+        return self.said("port_reserved", door="gRPC")[0]["port"]
+
+    @property
+    def rest(self):
+        return self.said("port_reserved", door="REST")[0]["port"]
 
     @property
     def metrics_port(self):
@@ -83,12 +87,13 @@ class Group:
             for worker in self.workers
         }
 
-    async def get(self, path):
+    async def get(self, path, port=None):
+        """Over a connection of its own."""
+        url = f"http://127.0.0.1:{port or self.metrics_port}{path}"
+
         def ask():
             try:
-                with urllib.request.urlopen(
-                    f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5
-                ) as answer:
+                with urllib.request.urlopen(url, timeout=5) as answer:
                     return answer.status, answer.read().decode()
             except urllib.error.HTTPError as error:
                 return error.code, error.read().decode()
@@ -240,13 +245,15 @@ async def test_workers_share_the_ports_and_are_summed(kafka_bootstrap, tmp_path)
     async with routed(kafka_bootstrap) as (server, endpoint), group(kafka_bootstrap, tmp_path) as made:
         # Any port was asked for: all have the same.
         assert len(made.said("grpc_listening")) == 2
-        assert len({each["port"] for each in made.said("grpc_listening")}) == 1
+        assert {each["port"] for each in made.said("grpc_listening")} == {made.grpc}
         assert {each["worker"] for each in made.said("grpc_listening")} == {"0-0", "0-1"}
         assert server.open_streams == 2
         status, body = await made.get("/ready")
         assert (status, json.loads(body)) == (200, {"ready": True, "reasons": {}, "attention": []})
         assert (await made.get("/health"))[0] == 200
         assert (await made.get("/nothing"))[0] == 404
+        for _ in range(16):
+            assert (await made.get(f"/v2/models/{endpoint}/ready", made.rest))[0] == 200
         async with Clients(made.grpc, endpoint) as clients:
             await clients.once()
             assert not clients.errors, clients.last_error
@@ -398,11 +405,30 @@ async def test_workers_of_a_killed_group_finish_their_calls_and_end(kafka_bootst
         server.answers.set()
         await held
         assert not clients.errors, clients.last_error
-        await asyncio.to_thread(psutil.wait_procs, workers, 20)
-        assert not any(each.is_running() for each in workers)
+        _, left = await asyncio.to_thread(psutil.wait_procs, workers, 20)
+        assert not left
         assert len(made.said("stopped")) == 2
         async with group(kafka_bootstrap, tmp_path / "next", grpc_port=port) as again:
             assert again.grpc == port
+
+
+async def test_a_second_sigterm_ends_everything_at_once(kafka_bootstrap, tmp_path):
+    async with (
+        routed(kafka_bootstrap) as (server, endpoint),
+        group(kafka_bootstrap, tmp_path) as made,
+        Clients(made.grpc, endpoint) as clients,
+    ):
+        workers = made.workers
+        server.answers.clear()
+        held = asyncio.create_task(clients.once())
+        await made.counts("phantom_gateway_in_flight", len(clients))
+        made.process.send_signal(signal.SIGTERM)
+        await holds(lambda: len(made.said("stop_asked")) == 3)
+        made.process.send_signal(signal.SIGTERM)
+        assert await made.exit_code() == -signal.SIGKILL
+        _, left = await asyncio.to_thread(psutil.wait_procs, workers, 10)
+        assert not left
+        await held
 
 
 async def test_a_group_whose_workers_cannot_start_ends_with_what_they_said(tmp_path):
