@@ -35,13 +35,19 @@ def another(targets: Iterable[Target], busy: Target, now: float, deadline: float
 
 def refusal(revision: str, found: Overload) -> Overloaded:
     """What the client of a call is told that `found` keeps out."""
-    wait = f"{found.wait_s:.2f} s" if math.isfinite(found.wait_s) else "longer than can be said"
-    bound = f"{found.bound_s:.2f} s that its deadline allows" if found.is_deadline else f"{found.bound_s:g} s"
-    rate = f"{found.rate:.3g} calls/s are answered" if found.rate else "none has been answered yet"
+    wait = f"{found.wait_s:.2f} s" if math.isfinite(found.wait_s) else "a time that is not known"
+    bound = (
+        f"{found.bound_s:.2f} s that its deadline allows" if found.is_deadline else f"{found.bound_s:.2f} s"
+    )
+    rate = (
+        f"{found.rate:.3g} calls/s are answered"
+        if found.rate
+        else "how fast they are answered is not known yet"
+    )
     error = Overloaded(
         f"revision {revision} has too much to do: {found.outstanding} calls are outstanding at the replica that "
-        f"would take this one and {rate}, so it would wait about {wait}, more than the {bound}; send less, or try "
-        "again later",
+        f"would take this one and {rate}, so its answer is to be expected in {wait}, later than the {bound}; send "
+        "less, or try again later",
         retry_after_s=round(min(MAX_RETRY_S, max(MIN_RETRY_S, found.wait_s)), 1),
         revision=revision,
         outstanding=found.outstanding,

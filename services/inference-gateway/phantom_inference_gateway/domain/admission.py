@@ -9,8 +9,9 @@ is bounded by the rule and by its own deadline. Nobody says what a replica can d
 - What is measured while calls hardly wait is what was asked for, not what the replica can do: it may raise the rate,
   never lower it. Only where calls waited for one another (a good part of the bound, or past their deadlines) is the
   measured rate the replica's. Until that has been seen the replica gets the benefit of the doubt: a burst queues.
-- The model's own time, the shortest that an answer took, is no waiting: a slow model that answers many calls at once
-  is not overloaded.
+- The model's own time is no waiting: five times the shortest that an answer took, since a call may find four frames
+  under way. A model that takes long a frame, however many calls are in it, is not overloaded for that; fewer calls
+  would wait no shorter, and its frames, and its rate with them, would only become smaller.
 - Where no answer comes at all, a new call is taken to wait at least as long as nothing has come.
 
 Some calls are let in whatever the estimate says, so that a replica is never locked out by a wrong one and each
@@ -23,7 +24,7 @@ import math
 from dataclasses import dataclass
 
 _SLOT_S = 0.1
-"""Busy time over which answers are counted before the rate is looked at."""
+"""Busy time over which answers are counted before the rate is looked at; a slow model's own time where that is longer."""
 
 _APART_S = 0.0005
 """Answers closer than this belong to one group."""
@@ -32,7 +33,7 @@ _MANY = 1024
 """Answers that are so many that part of a group more or less does not matter."""
 
 _MEMORY_S = 2.0
-"""How fast older slots of a full queue fade (to 1/e)."""
+"""How soon a slot of a full queue has faded to 1/e; for a slow model four slots."""
 
 _FULL = 0.1
 """Calls that waited this share of the bound waited for one another."""
@@ -40,11 +41,11 @@ _FULL = 0.1
 _LATE = 0.05
 """As many calls past their deadline, by the answers: the queue was too long for them."""
 
-_GAIN = 32
+_GAIN = 16
 """So many times as fast as it was seen a replica may be that is asked for more at once: it answers them together."""
 
-_OWN = 4
-"""Frames of one call that a call may find under way: their time, too, is the model's own and not the queue's."""
+_OWN = 5
+"""A call's own frame and four that it may find under way: what they take with one call each is no queue."""
 
 _SHARE = 1.25
 """A call waits also for those in its own frame that come after it: up to four frames share what is outstanding."""
@@ -60,7 +61,7 @@ _PROVEN_S = 600.0
 class AdmissionRule:
     """When a call is refused."""
 
-    # How long a call may be expected to wait, besides the model's own time; 0: whatever comes is queued.
+    # How long a call may be expected to wait in the queue, besides the model's own time; 0: whatever comes is queued.
     max_wait_s: float = 1.0
     # Outstanding calls below which the bound does not count: twice what keeps every frame of a stream under way.
     floor: int = 8
@@ -77,7 +78,7 @@ class Overload:
     rate: float
     # Seconds until an answer, the model's own time included; infinite where none has come.
     wait_s: float
-    # What the wait exceeds: the rule's bound, or where `is_deadline` the time that the call has left.
+    # What the wait exceeds: the rule's bound and the model's own time, or where `is_deadline` the time that is left.
     bound_s: float
     is_deadline: bool
 
@@ -86,8 +87,8 @@ class Gate:
     """The estimate for one replica. Tell it of every call that is sent (`admit`) and every answer (`answered`)."""
 
     __slots__ = (
-        "_base", "_bound", "_count", "_floor", "_full_count", "_full_s", "_last", "_late", "_pace", "_proven_until",
-        "_since", "_took", "_trusted", "_unknown", "rate",
+        "_bound", "_count", "_floor", "_full_count", "_full_s", "_last", "_late", "_least", "_own", "_pace",
+        "_proven_until", "_since", "_slot", "_took", "_trusted", "_unknown", "rate",
     )  # fmt: skip
 
     def __init__(self, rule: AdmissionRule) -> None:
@@ -100,11 +101,12 @@ class Gate:
         self._pace = math.inf
         self._trusted: float = self._unknown
         self._proven_until = 0.0
-        # The shortest time that an answer took; infinite before the first.
-        self._base = math.inf
+        # The shortest time that an answer took, and what it makes of the model's own time; infinite before the first.
+        self._least = self._own = math.inf
         # The slot: its begin, moved on by the time in which nothing was outstanding; the last answer (or the first
         # call after such a time); answers, the sum of their times, and calls past their deadline.
         self._since = self._last = 0.0
+        self._slot = _SLOT_S
         self._count = self._late = 0
         self._took = 0.0
         # Fading sums over the slots of a full queue.
@@ -117,13 +119,14 @@ class Gate:
                 self._since += now - self._last
                 self._last = now
             return True
-        wait = outstanding * self._pace if outstanding >= self._trusted else 0.0
-        silence = now - self._last - self._base
-        if silence > wait:
-            wait = silence
-        if (wait <= self._bound or outstanding < self._floor) and wait + self._base <= deadline - now:
+        time = (outstanding + 1) * self._pace if outstanding >= self._trusted else 0.0
+        silence = now - self._last
+        if silence > time:
+            time = silence
+        wait = (time - self._own) * _SHARE
+        if (wait <= self._bound or outstanding < self._floor) and wait + self._own <= deadline - now:
             return True
-        if self._base == math.inf:  # no answer yet: nothing is known
+        if self._own == math.inf:  # no answer yet: nothing is known
             return outstanding < self._unknown
         return self._bound == math.inf
 
@@ -131,13 +134,14 @@ class Gate:
         """An answer came, `took` seconds after its call was sent."""
         last = self._last
         busy = last - self._since
-        if busy >= _SLOT_S and (now - last > _APART_S or self._count >= _MANY):
+        if busy >= self._slot and (now - last > _APART_S or self._count >= _MANY):
             self._fold(last)
         self._last = now
         self._count += 1
         self._took += took
-        if took < self._base and is_ok:
-            self._base = took
+        if took < self._least and is_ok:
+            self._least = took
+            self._own = _OWN * took
 
     def late(self, now: float) -> None:
         """A call was past its deadline before its answer came."""
@@ -150,24 +154,27 @@ class Gate:
 
     def wait_s(self, outstanding: int, now: float) -> float:
         """Seconds until a call that comes now is answered, as far as that is known; 0 where nothing is outstanding."""
-        if not outstanding or self._base == math.inf:
+        if not outstanding or self._own == math.inf:
             return 0.0
-        return max(outstanding * self._pace if self.rate else 0.0, now - self._last - self._base) + self._base
+        time = max((outstanding + 1) * self._pace if self.rate else 0.0, now - self._last)
+        return max(self._least, time, (time - self._own) * _SHARE + self._own)
 
     def overload(self, outstanding: int, now: float, deadline: float) -> Overload:
         """The figures behind a refusal by `admit`."""
-        wait = self.wait_s(outstanding, now) if self._base < math.inf else math.inf
+        is_known = self._own < math.inf
+        wait = self.wait_s(outstanding, now) if is_known else math.inf
+        bound = self._bound + self._own if is_known else self._bound
         left = max(0.0, deadline - now)
-        is_deadline = wait > left and wait - self._base <= self._bound
-        return Overload(outstanding, self.rate, wait, left if is_deadline else self._bound, is_deadline)
+        is_deadline = left < wait <= bound
+        return Overload(outstanding, self.rate, wait, left if is_deadline else bound, is_deadline)
 
     def _fold(self, end: float) -> None:
         """Read the slot that ends with the group of answers at `end`, and begin the next one."""
         span, count = end - self._since, self._count
-        waited = self._took / count - _OWN * self._base
+        waited = self._took / count - self._own
         if waited >= self._bound * _FULL or self._late > count * _LATE:
             is_known = self._trusted == 0 and waited <= self._bound * _OFF
-            keep = math.exp(-span / _MEMORY_S) if is_known else 0.0
+            keep = math.exp(-span / max(_MEMORY_S, 4 * self._slot)) if is_known else 0.0
             self._full_count = self._full_count * keep + count
             self._full_s = self._full_s * keep + span
             self._trusted, self._proven_until = 0, end + _PROVEN_S
@@ -181,5 +188,7 @@ class Gate:
             if end > self._proven_until:
                 self._trusted = min(self._unknown, _GAIN * rate * self._bound)
         self.rate = rate
-        self._pace = _SHARE / rate
+        self._pace = 1 / rate
+        # The first slot is short, so that something is known soon.
+        self._slot = max(_SLOT_S, self._own)
         self._since, self._count, self._late, self._took = end, 0, 0, 0.0
