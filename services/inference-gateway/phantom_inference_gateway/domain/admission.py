@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass
 
 _SLOT_S = 0.1
-"""Busy time over which answers are counted before the rate is looked at; a slow model's own time where that is longer."""
+"""Busy time over which answers are counted before the rate is looked at; for a slow model its own time."""
 
 _APART_S = 0.0005
 """Answers closer than this belong to one group."""
