@@ -1,5 +1,7 @@
 """Logs without secrets, traces without gaps, and the observation door."""
 
+import asyncio
+import contextvars
 import io
 import json
 import logging
@@ -50,6 +52,19 @@ def test_a_line_is_json_with_its_service_action_and_fields(lines):
     assert (line["service"], line["action"], line["model"]) == ("testing", "model_registered", "fraud")
     assert (line["level"], line["logger"]) == ("info", "phantom_x")
     assert line["timestamp"].endswith("Z")
+
+
+async def test_what_is_bound_before_the_loop_runs_is_in_every_task_s_lines(lines):
+    context = contextvars.copy_context()
+    context.run(logs.bind, worker="0-1")
+    log = logs.get("phantom_x")
+
+    async def say():
+        log.info("from a task", action="said")
+
+    await asyncio.create_task(say(), context=context)
+    log.info("from elsewhere", action="said")
+    assert [line.get("worker") for line in lines()] == ["0-1", None]
 
 
 def test_no_secret_reaches_a_line(lines):

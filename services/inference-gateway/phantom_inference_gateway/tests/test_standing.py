@@ -1,6 +1,10 @@
 """How a group stands, from how its workers do."""
 
+import pytest
+from pydantic import ValidationError
+
 from phantom_inference_gateway.domain.standing import Standing, attention, unready
+from phantom_inference_gateway.settings import GatewaySettings
 
 WELL = Standing("0-0", True, {})
 STARTING = Standing("0-1", False, {"lifecycle": "starting", "routes": "joining"})
@@ -31,3 +35,15 @@ def test_a_group_without_a_running_worker_is_not_ready():
 
 def test_sentences_name_their_worker():
     assert attention([WELL, TROUBLED], has_started=True) == ["worker 0-2: spill is full"]
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"workers": 0}, "greater than or equal to 1"),
+        ({"workers": 2, "worker": "n" * 30}, "each adds its number"),
+    ],
+)
+def test_settings_that_make_no_group_are_refused(told, why):
+    with pytest.raises(ValidationError, match=why):
+        GatewaySettings(**told)
