@@ -87,7 +87,7 @@ class Gate:
     """The estimate for one replica. Tell it of every call that is sent (`admit`) and every answer (`answered`)."""
 
     __slots__ = (
-        "_bound", "_count", "_floor", "_full_count", "_full_s", "_last", "_late", "_least", "_own", "_pace",
+        "_bound", "_count", "_floor", "_full", "_last", "_late", "_least", "_light", "_own", "_pace",
         "_proven_until", "_since", "_slot", "_took", "_trusted", "_unknown", "rate",
     )  # fmt: skip
 
@@ -109,8 +109,8 @@ class Gate:
         self._slot = _SLOT_S
         self._count = self._late = 0
         self._took = 0.0
-        # Fading sums over the slots of a full queue.
-        self._full_count = self._full_s = 0.0
+        # Of a full queue, and of one that is not.
+        self._full, self._light = _Slots(), _Slots()
 
     def admit(self, outstanding: int, now: float, deadline: float) -> bool:
         """Whether a call may join `outstanding` others, so as to be answered by its deadline."""
@@ -150,7 +150,7 @@ class Gate:
         if silence > _SLOT_S:
             # No answer comes in time: what is known is wrong, and what is in execution is in vain.
             self._pace, self._trusted = silence, 0
-            self._full_count = self._full_s = 0.0
+            self._full.clear()
 
     def wait_s(self, outstanding: int, now: float) -> float:
         """Seconds until a call that comes now is answered, as far as that is known; 0 where nothing is outstanding."""
@@ -171,24 +171,52 @@ class Gate:
     def _fold(self, end: float) -> None:
         """Read the slot that ends with the group of answers at `end`, and begin the next one."""
         span, count = end - self._since, self._count
+        fading = math.exp(-span / max(_MEMORY_S, 4 * self._slot))
         waited = self._took / count - self._own
         if waited >= self._bound * _FULL or self._late > count * _LATE:
             is_known = self._trusted == 0 and waited <= self._bound * _OFF
-            keep = math.exp(-span / max(_MEMORY_S, 4 * self._slot)) if is_known else 0.0
-            self._full_count = self._full_count * keep + count
-            self._full_s = self._full_s * keep + span
+            self._full.add(count, span, fading if is_known else 0.0)
+            self._light.clear()
             self._trusted, self._proven_until = 0, end + _PROVEN_S
-            rate = self._full_count / self._full_s
+            self.rate = self._full.rate
         else:
-            rate = count / span
+            self._light.add(count, span, fading)
+            # The greatest of many slots is chance: where it would replace a rate that was proven, what it scatters is
+            # taken off.
+            is_proven = self.rate > 0 and self._trusted == 0
+            rate = self._light.rate - 2 * self._light.scatter if is_proven else count / span
             if rate > self.rate:
-                self._full_count, self._full_s = count, span
-            else:
-                rate = self.rate
+                self.rate = rate
+                self._full.clear()
             if end > self._proven_until:
-                self._trusted = min(self._unknown, _GAIN * rate * self._bound)
-        self.rate = rate
-        self._pace = 1 / rate
+                self._trusted = min(self._unknown, _GAIN * self.rate * self._bound)
+        self._pace = 1 / self.rate
         # The first slot is short, so that something is known soon.
         self._slot = max(_SLOT_S, self._own)
         self._since, self._count, self._late, self._took = end, 0, 0, 0.0
+
+
+class _Slots:
+    """Answers and busy seconds of slots, the older ones faded."""
+
+    __slots__ = ("_count", "_seconds")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._count = self._seconds = 0.0
+
+    def add(self, count: int, seconds: float, fading: float) -> None:
+        self._count = self._count * fading + count
+        self._seconds = self._seconds * fading + seconds
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self._count / self._seconds
+
+    @property
+    def scatter(self) -> float:
+        """The standard error of `rate`."""
+        return math.sqrt(self._count) / self._seconds
