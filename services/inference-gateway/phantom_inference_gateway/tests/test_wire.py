@@ -125,7 +125,9 @@ def test_appended_parameters_are_the_response_s():
     response = oip.ModelInferResponse(model_name="m", id="i")
     response.parameters["old"].string_param = "x"
     added = {"phantom_revision": "m.1", "phantom_route_version": 3, "triton_final_response": True}
-    read = oip.ModelInferResponse.FromString(response.SerializeToString() + wire.encode_head(parameters=added))
+    read = oip.ModelInferResponse.FromString(
+        response.SerializeToString() + wire.encode_head(parameters=added)
+    )
     assert read.id == "i"
     assert read.parameters["old"].string_param == "x"
     assert read.parameters["phantom_revision"].string_param == "m.1"
