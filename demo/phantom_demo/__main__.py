@@ -58,7 +58,7 @@ def main() -> int:
 
 def _run(place: layout.Layout, *, keep: bool) -> int:
     began = time.perf_counter()
-    code = detached.run_detached(place, 1, READY_TIMEOUT_S)
+    code = detached.run_detached(place, (1, 1), READY_TIMEOUT_S)
     if code:
         return code
     ready_s = time.perf_counter() - began
