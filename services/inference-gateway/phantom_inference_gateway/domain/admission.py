@@ -88,7 +88,7 @@ class Gate:
 
     __slots__ = (
         "_bound", "_count", "_floor", "_full", "_last", "_late", "_least", "_light", "_own", "_pace",
-        "_proven_until", "_since", "_slot", "_took", "_trusted", "_unknown", "rate",
+        "_pause", "_proven_until", "_since", "_slot", "_took", "_trusted", "_unknown", "_was_full", "rate",
     )  # fmt: skip
 
     def __init__(self, rule: AdmissionRule) -> None:
@@ -111,6 +111,9 @@ class Gate:
         self._took = 0.0
         # Of a full queue, and of one that is not.
         self._full, self._light = _Slots(), _Slots()
+        # Whether the last slot was of a full queue; answers and seconds of one that may have been a pause.
+        self._was_full = False
+        self._pause: tuple[int, float] | None = None
 
     def admit(self, outstanding: int, now: float, deadline: float) -> bool:
         """Whether a call may join `outstanding` others, so as to be answered by its deadline."""
@@ -173,7 +176,15 @@ class Gate:
         span, count = end - self._since, self._count
         fading = math.exp(-span / max(_MEMORY_S, 4 * self._slot))
         waited = self._took / count - self._own
-        if waited >= self._bound * _FULL or self._late > count * _LATE:
+        are_late = self._late > count * _LATE
+        is_full = are_late or waited >= self._bound * _FULL
+        pause, self._pause = self._pause, None
+        if is_full and not (are_late or self._was_full) and span < self._bound:
+            # It may be a pause of the machine, which says nothing of what a replica can do: the next slot tells.
+            self._pause = (count, span)
+        elif is_full:
+            if pause is not None:
+                count, span = count + pause[0], span + pause[1]
             is_known = self._trusted == 0 and waited <= self._bound * _OFF
             self._full.add(count, span, fading if is_known else 0.0)
             self._light.clear()
@@ -190,7 +201,9 @@ class Gate:
                 self._full.clear()
             if end > self._proven_until:
                 self._trusted = min(self._unknown, _GAIN * self.rate * self._bound)
-        self._pace = 1 / self.rate
+        self._was_full = is_full
+        if self.rate:
+            self._pace = 1 / self.rate
         # The first slot is short, so that something is known soon.
         self._slot = max(_SLOT_S, self._own)
         self._since, self._count, self._late, self._took = end, 0, 0, 0.0

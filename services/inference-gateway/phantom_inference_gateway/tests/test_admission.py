@@ -28,7 +28,7 @@ def test_at_three_times_capacity_goodput_holds_and_waits_are_bounded(frame_s, ca
     made.arrive(poisson(3 * capacity, 0, 10))
     made.run(12)
     assert made.goodput(2, 10) > 0.9 * capacity
-    assert made.p99(1.5, 10) < (1.1 if workers == 1 else 1.9)  # frames of uneven size, side by side
+    assert made.p99(1.5, 10) < (1.1 if workers == 1 else 2.2)  # frames of uneven size, side by side
     assert made.p99(0, 1.5) < 3  # until the rate is known
     assert len(made.refused) > 1.5 * capacity * 10
 
@@ -157,6 +157,21 @@ def test_a_replica_that_became_faster_is_given_more():
     made.at(5, lambda: setattr(made, "call_s", 1 / 300))
     made.run(22)
     assert made.goodput(8, 20) > 0.9 * 280
+
+
+@pytest.mark.parametrize("pause_s", [0.1, 0.3, 0.8])
+def test_a_pause_of_the_machine_refuses_nothing(pause_s):
+    """Some hundred calls in flight at a replica that answers 6,000 a second, but for a pause now and then."""
+    gate, now = Gate(AdmissionRule()), 0.0
+    sent = [now] * 100
+    for turn in range(1, 5_000):
+        now += pause_s if turn % 500 == 0 else 8 / 6000
+        answered, sent = sent[:8], sent[8:]
+        for since in answered:
+            gate.answered(now - since, now)
+        for _ in answered:
+            assert gate.admit(len(sent), now, now + 30), gate.overload(len(sent), now, now + 30)
+            sent.append(now)
 
 
 def test_an_idle_replica_takes_a_call_whatever_is_known():
