@@ -162,10 +162,10 @@ def test_a_replica_that_became_faster_is_given_more():
 @pytest.mark.parametrize("pause_s", [0.1, 0.3, 0.8])
 def test_a_pause_of_the_machine_refuses_nothing(pause_s):
     """Some hundred calls in flight at a replica that answers 6,000 a second, but for a pause now and then."""
-    gate, now = Gate(AdmissionRule()), 0.0
+    gate, now, pauses = Gate(AdmissionRule()), 0.0, range(75, 6_000, 151)  # where slots begin
     sent = [now] * 100
-    for turn in range(1, 5_000):
-        now += pause_s if turn % 500 == 0 else 8 / 6000
+    for turn in range(6_000):
+        now += pause_s if turn in pauses else 8 / 6000
         answered, sent = sent[:8], sent[8:]
         for since in answered:
             gate.answered(now - since, now)
