@@ -37,6 +37,8 @@ class Worker:
         self.exit_code: int | None = None
         # Whether it had started when it last said how it is.
         self._is_running = False
+        # Nobody is at the other end of the channel: the process has ended, or is about to.
+        self._has_gone = False
         self._environment = environment
         self._taken = taken
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,7 +69,8 @@ class Worker:
         finally:
             theirs.close()
         self.starts += 1
-        self.ending, self.exit_code, self._is_running = "", None, False
+        self.ending, self.exit_code = "", None
+        self._is_running = self._has_gone = False
         self._channel = await Channel.over(ours)
         self._hearing = asyncio.create_task(self._hear(self._channel))
         log.info("worker started", action="worker_started", worker=self.name, pid=self._process.pid)
@@ -106,6 +109,8 @@ class Worker:
         if self.ending:
             return Standing(self.name, False, {"process": f"it ended ({self.ending}) and is started again"})
         said = await self._ask(STANDING)
+        if said is None and self._has_gone:
+            return Standing(self.name, False, {"process": "it has just ended and will be started again"})
         if said is None:
             why = "does not answer" if self._is_running else "starting"
             return Standing(self.name, self._is_running, {"process": why})
@@ -128,7 +133,10 @@ class Worker:
             async with asyncio.timeout(ANSWER_S):
                 await channel.send({"id": number, "what": what})
                 return await answer
-        except (OSError, TimeoutError):
+        except TimeoutError:
+            return None
+        except OSError:
+            self._has_gone = True
             return None
         finally:
             del self._awaited[number]
@@ -140,6 +148,7 @@ class Worker:
             answer = self._awaited.get(said["id"])
             if answer is not None and not answer.done():
                 answer.set_result(said)
+        self._has_gone = True
         for answer in self._awaited.values():
             if not answer.done():
                 answer.set_exception(ConnectionResetError("the worker has ended"))

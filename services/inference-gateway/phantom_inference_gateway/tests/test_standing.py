@@ -1,10 +1,14 @@
 """How a group stands, from how its workers do."""
 
+import socket
+
 import pytest
 from pydantic import ValidationError
 
+from phantom_inference_gateway.channel import Channel
 from phantom_inference_gateway.domain.standing import Standing, attention, unready
 from phantom_inference_gateway.settings import GatewaySettings
+from phantom_inference_gateway.worker import Worker
 
 WELL = Standing("0-0", True, {})
 STARTING = Standing("0-1", False, {"lifecycle": "starting", "routes": "joining"})
@@ -47,3 +51,16 @@ def test_sentences_name_their_worker():
 def test_settings_that_make_no_group_are_refused(told, why):
     with pytest.raises(ValidationError, match=why):
         GatewaySettings(**told)
+
+
+async def test_a_worker_whose_process_has_just_gone_is_reached_by_nobody():
+    """Its end is read before its exit is seen: work that is sent to the group in between goes to the others."""
+    worker = Worker("0-0", dict, lambda name, families: None)
+    ours, theirs = socket.socketpair()
+    worker.ending, worker._is_running = "", True
+    worker._channel = await Channel.over(ours)
+    theirs.close()
+    standing = await worker.standing()
+    assert not standing.is_running
+    assert "just ended" in standing.reasons["process"]
+    worker._channel.close()
