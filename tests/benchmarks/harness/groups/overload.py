@@ -25,7 +25,7 @@ TREES, ROWS = 24_000, 32
 MOST_CAPACITY = 400.0
 OFFERED = 3.0
 SECONDS = 10.0
-IN_FLIGHT = 128
+IN_FLIGHT = 64
 """While the capacity is measured: with few, frames are small, and what the model can do depends on how they fall."""
 REFUSED = "RESOURCE_EXHAUSTED"
 
