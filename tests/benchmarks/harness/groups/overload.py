@@ -48,7 +48,9 @@ def measure(run: Run) -> list[Row]:
         site = Site(run.folder)
         stack.callback(site.stop)
         site.start()
-        one_thread = {"PHANTOM_MODEL_SERVER_WORKERS": "1"}
+        # All frames in the one thread: small ones would be answered beside it, on the second core, and only while the
+        # capacity is measured are there small ones.
+        one_thread = {"PHANTOM_MODEL_SERVER_WORKERS": "1", "PHANTOM_MODEL_SERVER_INLINE_BYTES": "0"}
         address = site.serve("r1", "heavy.1", "1.0.0", model.file(trees=TREES), one_thread)
         site.publish(
             (topics.ROUTES, route_record("heavy", [Revision("heavy.1", "1.0.0", {"r1": address})], 1))
