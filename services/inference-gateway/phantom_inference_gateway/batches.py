@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from phantom.predictions.v1.prediction_batch_pb2 import KIND_ANSWER, FailedAttempt, PredictionBatch
+from phantom_contracts.protobuf import varint
 from phantom_inference_gateway.calls import Entry, Part
-from phantom_inference_gateway.wire import varint
 
 MAX_ROWS = 512
 """Rows a batch, and records a batch where calls without rows are many."""

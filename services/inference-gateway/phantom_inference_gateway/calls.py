@@ -18,6 +18,8 @@ DEFAULT_DEADLINE_S = 30.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Larger requests are refused: RESOURCE_EXHAUSTED, 413."""
 
+_MAX_KNOWN = 1024
+
 # A row range of a shared packed block: (block, first row in the block, rows, first row in the call).
 Part = tuple[bytes, int, int, int]
 
@@ -76,6 +78,30 @@ class Answer:
         if self.experiment_version:
             base = (*base, ("phantom-experiment-version", str(self.experiment_version)))
         return (*base, ("phantom-fallback", "true")) if self.fallback else base
+
+
+class RouteMemo:
+    """What answers repeat but for their prediction id, encoded once for each route, revision and arm."""
+
+    def __init__(self, encode: Callable[[Answer], bytes]) -> None:
+        self._encode = encode
+        self._known: dict[tuple[str, str, int, int, bool], bytes] = {}
+
+    def of(self, answer: Answer) -> bytes:
+        """As `encode` makes it of this answer, or made it of one that differs in nothing else."""
+        key = (
+            answer.revision,
+            answer.variant,
+            answer.route_version,
+            answer.experiment_version,
+            answer.fallback,
+        )
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            found = self._known[key] = self._encode(answer)
+        return found
 
 
 def id_text(prediction_id: bytes) -> str:

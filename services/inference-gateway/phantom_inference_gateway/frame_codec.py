@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from phantom.modelserver.v1 import model_server_service_pb2 as pb
+from phantom_contracts.protobuf import varint
 from phantom_inference_gateway.attempts import Attempt
 from phantom_inference_gateway.domain.frames import Frame
 from phantom_inference_gateway.domain.retry import Ending
-from phantom_inference_gateway.wire import length_prefix, varint
+from phantom_inference_gateway.wire import length_prefix
 
 _FRAME_FIELD = 2  # FramesRequest.frame
 _SEQUENCE_TAG = b"\x08"  # RequestFrame.sequence
 _REQUEST_TAG = b"\x12"  # RequestFrame.requests
 _REMAINING_FIELD = 3  # RequestFrame.remaining_ms
-_SHORT = [varint(length) for length in range(1024)]
 
 
 class BadAnswerError(ValueError):
@@ -26,8 +26,7 @@ def encode_frame(frame: Frame[Attempt], now: float) -> bytes:
     parts = [_SEQUENCE_TAG, varint(frame.sequence)]
     remaining = []
     for call in frame.calls:
-        length = len(call.body)
-        parts += (_REQUEST_TAG, _SHORT[length] if length < 1024 else varint(length), call.body)
+        parts += (_REQUEST_TAG, varint(len(call.body)), call.body)
         left = int((call.deadline - now) * 1000)
         remaining.append(varint(max(left, 1) if call.deadline > now else 0))
     packed = b"".join(remaining)

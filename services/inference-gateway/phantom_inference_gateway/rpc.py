@@ -14,7 +14,14 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from inference import grpc_service_pb2 as oip
-from phantom_inference_gateway.calls import DEFAULT_DEADLINE_S, DEFAULT_WORKSPACE, Answer, Call, id_text
+from phantom_inference_gateway.calls import (
+    DEFAULT_DEADLINE_S,
+    DEFAULT_WORKSPACE,
+    Answer,
+    Call,
+    RouteMemo,
+    id_text,
+)
 from phantom_inference_gateway.descriptions import HASH_FIELD
 from phantom_inference_gateway.service import ModelMetadata, ServerMetadata
 from phantom_inference_gateway.wire import Head, read_head
@@ -93,7 +100,7 @@ class InferenceDoor:
         self.refused = refused
         self._loop = asyncio.get_running_loop()
         self._callers: dict[int, Caller] = {}
-        self._blocks: dict[tuple[str, str, int, int, bool], bytes] = {}
+        self._repeated = RouteMemo(lambda answer: metadata_block(answer.headers()[1:]))
 
     def handlers(self, stream: Callable[[Any, Any], Awaitable[None]]) -> grpc.GenericRpcHandler:
         """All methods; `stream` serves ModelStreamInfer."""
@@ -139,19 +146,7 @@ class InferenceDoor:
 
     def _headers(self, answer: Answer) -> Block:
         """`answer.headers()` as the server sends them; all but the prediction id is encoded once a route."""
-        key = (
-            answer.revision,
-            answer.variant,
-            answer.route_version,
-            answer.experiment_version,
-            answer.fallback,
-        )
-        rest = self._blocks.get(key)
-        if rest is None:
-            if len(self._blocks) >= _REMEMBERED:
-                self._blocks.clear()
-            rest = self._blocks[key] = metadata_block(answer.headers()[1:])
-        return Block(_ID_FIELD + id_text(answer.prediction_id).encode() + rest)
+        return Block(_ID_FIELD + id_text(answer.prediction_id).encode() + self._repeated.of(answer))
 
     def head(self, body: bytes) -> Head:
         """`read_head`, counted where it refuses."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from phantom_inference_gateway.calls import Answer, id_text
+from phantom_inference_gateway.calls import Answer, RouteMemo, id_text
 from phantom_inference_gateway.domain.routing import shorten
 from phantom_inference_gateway.rpc import Caller, InferenceDoor, abort, call_of, unexpected
 from phantom_inference_gateway.wire import (
@@ -43,6 +43,7 @@ class StreamDoor:
     def __init__(self, door: InferenceDoor, max_in_flight: int = MAX_IN_FLIGHT) -> None:
         self._door = door
         self._max_in_flight = max_in_flight
+        self._repeated = RouteMemo(_repeated)
 
     async def serve(self, requests: Any, context: Any) -> None:
         """The handler of ModelStreamInfer. It reads through `context`, which tells the end from an error."""
@@ -54,18 +55,27 @@ class StreamDoor:
                 code="unknown_dialect",
             )
             await abort(context, error)
-        await _Stream(self._door, context, caller, dialect == "triton", self._max_in_flight).run()
+        stream = _Stream(
+            self._door, context, caller, dialect == "triton", self._max_in_flight, self._repeated
+        )
+        await stream.run()
 
 
 class _Stream:
     def __init__(
-        self, door: InferenceDoor, context: Any, caller: Caller, is_triton: bool, max_in_flight: int
+        self,
+        door: InferenceDoor,
+        context: Any,
+        caller: Caller,
+        is_triton: bool,
+        max_in_flight: int,
+        repeated: RouteMemo,
     ) -> None:
         self._door = door
         self._context = context
         self._caller = caller
         self._is_triton = is_triton
-        self._encoded: dict[tuple[str, str, int, int, bool], bytes] = {}
+        self._repeated = repeated
         self._room = asyncio.Semaphore(max_in_flight)
         self._loop = asyncio.get_running_loop()
 
@@ -98,27 +108,10 @@ class _Stream:
         except Exception as error:
             return self._refusal(head, unexpected(error))
         if answer.status == 0:
-            response = answer.body + self._parameters(answer)
+            told = self._repeated.of(answer) + _ID_ENTRY + id_text(answer.prediction_id).encode()
+            response = answer.body + told
             return _wrapped(response) if self._is_triton else response
         return self._failure(head, answer.status, answer.reason, answer.message, parameters_of(answer))
-
-    def _parameters(self, answer: Answer) -> bytes:
-        """`parameters_of` an answer, encoded; all but the prediction id once a route."""
-        key = (
-            answer.revision,
-            answer.variant,
-            answer.route_version,
-            answer.experiment_version,
-            answer.fallback,
-        )
-        known = self._encoded.get(key)
-        if known is None:
-            if len(self._encoded) >= MAX_IN_FLIGHT:
-                self._encoded.clear()
-            told = parameters_of(answer)
-            del told[_ID]
-            known = self._encoded[key] = encode_head(parameters=told)
-        return known + _ID_ENTRY + id_text(answer.prediction_id).encode()
 
     def _refusal(self, head: Head | None, error: PhantomError) -> bytes:
         return self._failure(head, code_of(error).value[0], error.code, error.message, {})
@@ -151,6 +144,13 @@ def parameters_of(answer: Answer) -> dict[str, Scalar]:
     parameters: dict[str, Scalar] = {name.replace("-", "_"): value for name, value in answer.headers()}
     parameters[_FINAL] = True
     return parameters
+
+
+def _repeated(answer: Answer) -> bytes:
+    """`parameters_of` an answer without its prediction id, encoded."""
+    told = parameters_of(answer)
+    del told[_ID]
+    return encode_head(parameters=told)
 
 
 def _wrapped(response: bytes) -> bytes:

@@ -97,8 +97,8 @@ class FrameStream:
         self._queue: FrameQueue[Attempt] = FrameQueue(rule.frames)
         self._loop = asyncio.get_running_loop()
         self._call: ClientCall | None = None
-        self._opened: asyncio.Future[None] | None = None
-        self._was_open = False
+        # Of the stream that is there: done once the replica has said that it is the one.
+        self._opened = self._loop.create_future()
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._retired = asyncio.Event()
@@ -186,12 +186,12 @@ class FrameStream:
 
     async def _serve(self) -> bool:
         """One stream from opening to end; whether it was open at all."""
+        self._opened = self._loop.create_future()
         try:
             async with asyncio.timeout(self._rule.open_timeout_s):
-                call = await open_stream(
+                call = self._call = await open_stream(
                     self.peer.address, METHOD, self._received, max_message=MAX_ANSWER_BYTES
                 )
-                self._call, self._opened = call, self._loop.create_future()
                 self._say_open(call)
                 await asyncio.wait((self._opened, call.ended_with), return_when=asyncio.FIRST_COMPLETED)
             if self._retired.is_set():
@@ -203,9 +203,8 @@ class FrameStream:
         except OSError as error:
             log.debug("replica not reached", action="not_reached", replica=self.replica_id, error=str(error))
         finally:
-            was_open = self._was_open
             self._end()
-        return was_open
+        return self._opened.done()
 
     def _say_open(self, call: ClientCall) -> None:
         opening = self._hooks.opening(self.peer)
@@ -221,7 +220,7 @@ class FrameStream:
                 self._answered(message.frame)
             elif kind == "draining":
                 self._drain(message.draining.route_record)
-            elif kind == "opened" and not self._was_open:
+            elif kind == "opened" and not self._opened.done():
                 self._take_opened(message.opened)
         except (BadAnswerError, DecodeError) as error:
             log.warning("stream broke", action="stream_broke", replica=self.replica_id, error=str(error))
@@ -235,12 +234,10 @@ class FrameStream:
             self._note(grpc.StatusCode.FAILED_PRECONDITION, f"wrong_replica: {opened.replica_id} answered")
             self._cancel()
             return
-        self._was_open = True
+        self._opened.set_result(None)
         if self.state is not State.RETIRED:
             self.state = State.OPEN
         self.tried.set()
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_result(None)
 
     def _cancel(self) -> None:
         if self._call is not None:
@@ -302,7 +299,6 @@ class FrameStream:
 
     def _end(self) -> None:
         call, self._call = self._call, None
-        self._was_open = False
         was_refused = self.state is State.WRONG_REPLICA
         if self.state is State.OPEN:
             self.state = State.CONNECTING

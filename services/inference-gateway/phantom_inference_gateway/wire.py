@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from phantom_contracts.protobuf import tag, varint
 from phantom_platform.errors import Invalid
 from phantom_statistics.assignment import AssignmentError, unit_text
 
@@ -142,17 +143,7 @@ def encode_head(
 
 def length_prefix(field: int, length: int) -> bytes:
     """Tag and length of a length-delimited field."""
-    return bytes((field << 3 | _BYTES,)) + varint(length)
-
-
-def varint(value: int) -> bytes:
-    """A non-negative integer, base 128."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return tag(field) + varint(length)
 
 
 def _unparsable(why: str) -> Invalid:

@@ -24,7 +24,7 @@ log = logs.get(__name__)
 
 _STREAM_ID = 1
 _LAST_LOOK_S = 0.1
-_UNKNOWN, _UNAVAILABLE = 2, 14
+_UNKNOWN = 2
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CODES_SENT = {b"%d" % number: code for number, code in _CODES.items()}
 _OF_HTTP = {b"400": 13, b"401": 16, b"403": 7, b"404": 12, b"429": 14, b"502": 14, b"503": 14, b"504": 14}

@@ -14,6 +14,7 @@ from phantom.predictions.v1.prediction_batch_pb2 import (
     Block,
     PredictionBatch,
 )
+from phantom_contracts.protobuf import varint
 from phantom_inference_gateway.batches import (
     MAX_BLOCK_BYTES,
     MAX_BYTES,
@@ -22,7 +23,6 @@ from phantom_inference_gateway.batches import (
     parts_of,
 )
 from phantom_inference_gateway.calls import Entry, FailedAttempt, Part
-from phantom_inference_gateway.wire import varint
 
 _numbers = itertools.count(1)
 

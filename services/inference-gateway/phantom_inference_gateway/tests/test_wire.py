@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference import grpc_service_pb2 as oip
+from phantom_contracts.protobuf import varint
 from phantom_inference_gateway import wire
 from phantom_platform.errors import Invalid
 
@@ -80,7 +81,7 @@ def test_a_truncated_message_is_refused_wherever_it_ends(floats):
 
 @pytest.mark.parametrize("padding", [0, 100_000])
 def test_invalid_utf8_names_the_field(padding):
-    tail = b"\x3a" + wire.varint(padding) + b"\0" * padding if padding else b""
+    tail = b"\x3a" + varint(padding) + b"\0" * padding if padding else b""
     for field, name in ((1, "model_name"), (2, "model_version"), (3, "id")):
         with pytest.raises(Invalid, match=f"{name} is not UTF-8"):
             wire.read_head(wire.length_prefix(field, 2) + b"\xff\xfe" + tail)
