@@ -3,8 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 bin := .venv/bin
-packages := contracts platform runtimes statistics ml_studio registry deployer inference_gateway monitor \
-  model_server governance local demo
+packages := contracts platform runtimes statistics scanner probing ml_studio registry deployer inference_gateway monitor \
+  model_server governance pipelines local demo
 .PHONY: help setup demo demo-stop test lint types contracts unit generate lock bench clean
 
 help: ## Show this list

@@ -12,6 +12,7 @@ from phantom_contracts.events import (
     gateway,
     governance,
     monitor,
+    pipelines,
     registry,
     upstream,
 )
@@ -88,6 +89,7 @@ DEPLOYER_EVENTS = Topic(
         deployer.RevisionWithdrawn,
         deployer.ReplicaRestarted,
         deployer.DeploymentDeleted,
+        deployer.RolloutTransitioned,
     ),
     key="<workspace>/<deployment>",
 )
@@ -121,7 +123,18 @@ OUTCOMES = Topic(
 )
 DATA_ARRIVALS = Topic("phantom.data-arrivals.v1", "upstream", "log", (upstream.DataArrived,), key="<dataset>")
 WINDOWS = Topic(
-    "phantom.windows.v1", "monitor", "log", (monitor.WindowPublished,), key="<workspace>/<endpoint>"
+    "phantom.windows.v1",
+    "monitor",
+    "log",
+    (monitor.WindowPublished, monitor.WindowsClosed),
+    key="<workspace>/<endpoint>",
+)
+PIPELINE_EVENTS = Topic(
+    "phantom.pipelines.events.v1",
+    "pipelines",
+    "log",
+    (pipelines.ExecutionPhaseChanged, pipelines.StagePhaseChanged, pipelines.ApprovalDecided),
+    key="<workspace>/<execution>",
 )
 ACCESS = Topic("phantom.access.v1", "governance", "compacted", (governance.AccessChanged,), key="<principal>")
 KEYS = Topic("phantom.keys.v1", "governance", "compacted", (governance.KeyPublished,), key="<key id>")
@@ -137,6 +150,7 @@ CATALOGUE: tuple[Topic, ...] = (
     OUTCOMES,
     DATA_ARRIVALS,
     WINDOWS,
+    PIPELINE_EVENTS,
     ACCESS,
     KEYS,
     AUDIT,

@@ -39,6 +39,19 @@ class BucketRange(Value):
     arm: str
 
 
+class ShadowRoute(Value):
+    """Calls of units whose bucket under `salt` is below `bp` are copied to `revision`; its answers go to nobody.
+
+    Only calls that the rollout decided and the stable revision takes are copied. A call without a unit counts by its
+    prediction id.
+    """
+
+    revision: str
+    salt: str
+    # Share in basis points, one a bucket of 10,000.
+    bp: int
+
+
 class RouteRecord(Record):
     """The route of one endpoint: phantom.routes.v1, key `<workspace>/<endpoint>`."""
 
@@ -53,6 +66,7 @@ class RouteRecord(Record):
     # arm → revision id; `control` is always there, `candidate` while a rollout is live.
     arms: dict[str, str]
     revisions: tuple[RouteRevision, ...]
+    shadow: ShadowRoute | None = None
 
     def revision(self, revision_id: str) -> RouteRevision | None:
         """The revision of that id, None where the route has none such."""
@@ -135,3 +149,21 @@ class ReplicaRestarted(DeploymentEvent):
 
 class DeploymentDeleted(DeploymentEvent):
     type: ClassVar[str] = "phantom.deployer.DeploymentDeleted.v1"
+
+
+class RolloutTransitioned(DeploymentEvent):
+    """A rollout went from one state or step to another; `reason` says why in words and figures."""
+
+    type: ClassVar[str] = "phantom.deployer.RolloutTransitioned.v1"
+    rollout_id: str
+    strategy: str
+    revision: str
+    from_state: str
+    to_state: str
+    # Stable code of the reason, e.g. `criterion_failed`, `no_data`, `approved`.
+    reason_code: str = ""
+    # The criterion that fired, where a judgement caused it.
+    criterion: str = ""
+    step: int = 0
+    percent: float = 0.0
+    route_version: int = 0

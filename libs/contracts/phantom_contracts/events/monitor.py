@@ -35,8 +35,15 @@ class GroupSums(Value):
 
     requests: int = 0
     failures: int = 0
+    # Calls that the revision refused as malformed.
+    rejected: int = 0
     labelled: int = 0
     correct: int = 0
+    # Sum over labelled rows, natural logarithm.
+    log_loss: float = 0.0
+    # Calls answered OK by latency: bin i holds [2^(i/2), 2^((i+1)/2)) ms. Only for the spread between units: quantiles
+    # come from the window's sketch.
+    latency: dict[int, int] = {}
 
 
 class RegressionSums(Value):
@@ -48,6 +55,18 @@ class RegressionSums(Value):
     error_absolute: float = 0.0
     actual: float = 0.0
     actual_squares: float = 0.0
+
+
+class Agreement(Value):
+    """Rows of a shadow revision beside the answers that callers got."""
+
+    compared: int = 0
+    # The same label; for regression, values within 1e-6 of each other, relative.
+    agreed: int = 0
+    # Sums over compared rows of shadow score (or value) minus the answer's.
+    difference: float = 0.0
+    difference_squares: float = 0.0
+    difference_absolute: float = 0.0
 
 
 class WindowPublished(Event):
@@ -80,3 +99,18 @@ class WindowPublished(Event):
     regression: RegressionSums | None = None
     # Group number → sums, only groups with traffic.
     groups: dict[int, GroupSums] = {}
+    # Of windows with decision `shadow` (arm `shadow`).
+    agreement: Agreement | None = None
+
+
+class WindowsClosed(Event):
+    """Every window of the endpoint that ends at or before `until` is published, whole as far as is known.
+
+    Sent at least every 5 s while gateways send for the endpoint, also without traffic; after the windows, in order.
+    """
+
+    type: ClassVar[str] = "phantom.monitor.WindowsClosed.v1"
+    endpoint: str
+    until: AwareDatetime
+    # Gateway processes that vouch for it.
+    gateways: int

@@ -27,6 +27,8 @@ ENGINEER_PERMISSIONS = (
     "environments:read",
     "models:*",
     "monitoring:read",
+    "pipelines:*",
+    "rollouts:*",
 )
 """A user for whom nothing is said: an ML engineer."""
 
@@ -40,6 +42,16 @@ SERVICE_PERMISSIONS: dict[str, tuple[str, ...]] = {
         "users:read-self",
     ),
     "monitor": ("deployments:read", "models:read", "monitoring:read", "users:read-self"),
+    "pipelines": (
+        "artifacts:read",
+        "datasets:read",
+        "deployments:read",
+        "environments:read",
+        "models:deploy",
+        "models:read",
+        "tokens:issue-artifact",
+        "users:read-self",
+    ),
     "gateway": ("deployments:read", "models:read", "users:read-self"),
     # `up`, which makes the environment of a new local stack
     "local": ("environments:read", "environments:write", "users:read-self"),

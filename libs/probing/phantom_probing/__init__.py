@@ -1,0 +1,1 @@
+"""Runs models on known rows and measures what they answer."""

@@ -1,0 +1,1 @@
+"""Looks into model files without running them."""
