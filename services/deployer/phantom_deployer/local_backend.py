@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,23 +22,10 @@ from phantom_deployer.replica_calls import Described, ReplicaCalls
 from phantom_deployer.replica_files import ReplicaFiles, known_replicas
 from phantom_platform.clock import Clock
 from phantom_platform.errors import PhantomError
+from phantom_platform.model_servers import spawn
 from phantom_platform.telemetry import logs
 
 log = logs.get(__name__)
-
-# What a model server may inherit: never a DSN, a password or a token.
-_INHERITED = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-)
-_INHERITED_PREFIXES = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_")
 
 
 class Tokens(Protocol):
@@ -135,7 +121,7 @@ class LocalBackend:
         files = self._files(replica.id)
         token = await self._token(deployment.workspace, revision, replica, files)
         files.write_launch(self._launch_file(deployment, revision, replica, token))
-        child = await asyncio.to_thread(self._spawn, files)
+        child = await asyncio.to_thread(spawn, files, self._settings.model_server_module)
         memory = self._remember(replica)
         memory.child = child
         log.info(
@@ -239,34 +225,8 @@ class LocalBackend:
             otlp_endpoint=settings.otlp_endpoint,
         )
 
-    def _spawn(self, files: ReplicaFiles) -> subprocess.Popen[bytes]:
-        with files.log_path.open("ab") as output:
-            return subprocess.Popen(  # noqa: S603 - our own command
-                [
-                    sys.executable,
-                    "-m",
-                    self._settings.model_server_module,
-                    "--launch",
-                    str(files.launch_path),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=files.folder,
-                env=_environment(),
-            )
-
     def _files(self, replica_id: str) -> ReplicaFiles:
         return ReplicaFiles(self._settings.data_dir, replica_id)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
 
 
 def _agrees(described: Described, replica: Replica, revision: Revision | None) -> bool:

@@ -232,9 +232,11 @@ async def test_a_stranger_is_drained_and_its_traces_removed(bench: Bench) -> Non
     assert backend.present() == []
 
 
-async def test_a_start_that_failed_before_there_was_a_lock_leaves_no_secrets_behind(bench: Bench) -> None:
+async def test_a_start_that_failed_before_there_was_a_lock_leaves_no_secrets_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deployment, replica = deployment_of("model.json")
-    bench.backend._spawn = _fail  # type: ignore[method-assign]
+    monkeypatch.setattr("phantom_deployer.local_backend.spawn", _fail)
     with pytest.raises(OSError, match="no process"):
         await bench.backend.launch(deployment, replica)
     files = bench.files(replica)
@@ -248,7 +250,7 @@ async def test_a_start_that_failed_before_there_was_a_lock_leaves_no_secrets_beh
     assert not files.unfinished_path.exists()
 
 
-def _fail(files: ReplicaFiles) -> None:
+def _fail(files: ReplicaFiles, module: str) -> None:
     raise OSError("no process can be started")
 
 
