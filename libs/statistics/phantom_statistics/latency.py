@@ -71,6 +71,28 @@ class LatencySketch:
         gamma = math.exp(self._log_gamma)
         return 2 * math.exp((self._first + place) * self._log_gamma) / (1 + gamma)
 
+    def edge(self, q: float) -> int | None:
+        """The bin that holds the lower-rank quantile, for `count_above`; None when empty."""
+        count = self.count
+        if count == 0:
+            return None
+        rank = math.floor(q * (count - 1)) - self.zeros
+        if rank < 0:
+            return math.floor(math.log(SMALLEST) / self._log_gamma) - 1
+        return self._first + int(np.searchsorted(np.cumsum(self._bins), rank, side="right"))
+
+    def edge_of(self, value: float) -> int:
+        """The bin that holds a positive value: what lies above it is larger than the value for certain."""
+        return math.ceil(math.log(value) / self._log_gamma)
+
+    def edge_value(self, edge: int) -> float:
+        """The upper end of a bin."""
+        return math.exp(edge * self._log_gamma)
+
+    def count_above(self, edge: int) -> int:
+        """How many values lie in bins above the bin `edge`: an exact count, the same edge in every sketch."""
+        return int(self._bins[max(0, edge + 1 - self._first) :].sum())
+
     def to_dict(self) -> dict[str, Any]:
         """A compact form for JSON: the occupied bins, each index as the distance from the one before."""
         occupied = np.flatnonzero(self._bins)
