@@ -1,0 +1,160 @@
+"""One look at one rollout: from where it stands and what is known, to where it goes.
+
+Safe to repeat and to lose: everything a look decides is in what it returns, and the next one begins from there. What
+differs between strategies is in `strategies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from phantom_deployer.domain.deployment import Deployment
+from phantom_deployer.domain.rollouts.model import SELF_ENDING, WITH_TRAFFIC, Rollout, State
+from phantom_deployer.domain.rollouts.strategies import Strategy, of
+from phantom_deployer.domain.rollouts.turn import Around, Turn
+
+
+def look(rollout: Rollout, deployment: Deployment, around: Around) -> Turn:
+    """At most one thing is done, so that each has its own route version and its own transition."""
+    turn = Turn(rollout, deployment, around)
+    if not rollout.is_live:
+        return turn
+    if turn.candidate is None:
+        reason = f"{rollout.candidate} is no candidate of {deployment.id} any more"
+        turn.end("failed", "candidate_gone", reason)
+        return turn
+    _take_note(turn)
+    strategy = of(rollout.spec.strategy)
+    if rollout.state in WITH_TRAFFIC and _has_failed(turn):
+        strategy.fail(turn)
+    else:
+        _STATES[rollout.state](turn, strategy)
+    return turn
+
+
+def _take_note(turn: Turn) -> None:
+    evidence = turn.evidence
+    turn.rollout = replace(
+        turn.rollout,
+        verdict=evidence.verdict or turn.rollout.verdict,
+        figures=evidence.figures if evidence.figures.requests else turn.rollout.figures,
+        shadow=evidence.shadow or turn.rollout.shadow,
+    )
+
+
+def _has_failed(turn: Turn) -> bool:
+    """A failure acts once: a rollout that pauses on it waits for a person."""
+    verdict = turn.evidence.verdict
+    is_known = turn.rollout.state == "paused" and turn.rollout.reason_code == "criterion_failed"
+    return verdict is not None and verdict.is_fail and not is_known
+
+
+# -- before any traffic ----------------------------------------------------------------------------------------------
+
+
+def _pending(turn: Turn, strategy: Strategy) -> None:
+    rollout, candidate = turn.rollout, turn.candidate
+    assert candidate is not None  # `look` saw it
+    if candidate.phase == "failed":
+        turn.fail(
+            candidate.error_code or "candidate_failed",
+            f"{candidate.id} could not be started: {candidate.reason}",
+        )
+    elif not candidate.was_ready:
+        _await_ready(turn)
+    elif rollout.spec.replay is not None and not _is_replayed(turn):
+        return
+    elif rollout.spec.approval_required and not rollout.approved_by:
+        who = f"one of {', '.join(rollout.spec.approvers)}" if rollout.spec.approvers else "an approver"
+        turn.move(
+            "waiting_for_approval", "approval_required", f"{candidate.id} is ready; {who} must approve it"
+        )
+    else:
+        strategy.begin(turn)
+
+
+def _await_ready(turn: Turn) -> None:
+    limit, rollout = turn.rollout.spec.ready_timeout_s, turn.rollout
+    if rollout.since is None or turn.now - rollout.since < timedelta(seconds=limit):
+        return
+    replicas = turn.deployment.replicas_of(rollout.candidate)
+    last = next((each.reason for each in replicas if each.reason), "")
+    serving = len(turn.deployment.serving(rollout.candidate))
+    reason = (
+        f"{rollout.candidate} was not ready within {limit:g} s: {serving} of {len(replicas)} replicas serve"
+    )
+    turn.fail("candidate_not_ready", f"{reason}{'; ' if last else ''}{last}")
+
+
+def _is_replayed(turn: Turn) -> bool:
+    """Whether past requests were run through the candidate, and nothing is against it."""
+    report, plan = turn.rollout.replay, turn.rollout.spec.replay
+    if report is None:
+        if turn.rollout.reason_code != "replaying" and plan is not None:
+            turn.move(
+                "pending", "replaying", f"the newest {plan.requests:,} requests are run through the candidate"
+            )
+        return False
+    if report.verdict == "fail":
+        turn.fail("replay_failed", report.reason, criterion="replay")
+        return False
+    return True
+
+
+def _waiting_for_approval(turn: Turn, strategy: Strategy) -> None:
+    limit, since = turn.rollout.spec.approval_timeout_s, turn.rollout.since
+    if since is not None and turn.now - since >= timedelta(seconds=limit):
+        turn.fail("approval_expired", f"nobody approved it within {limit:g} s")
+
+
+# -- with traffic ----------------------------------------------------------------------------------------------------
+
+
+def _running(turn: Turn, strategy: Strategy) -> None:
+    span = turn.rollout.span
+    if span is not None and span.started_at is None:
+        if turn.around.waiting(turn.rollout.key, span.first_version) is None:
+            turn.start_clock()
+        return
+    if turn.evidence.unavailable:
+        turn.pause("metrics_unavailable", turn.evidence.unavailable)
+        return
+    strategy.advance(turn)
+
+
+def _paused(turn: Turn, strategy: Strategy) -> None:
+    rollout, evidence = turn.rollout, turn.evidence
+    if rollout.reason_code not in SELF_ENDING or evidence.unavailable:
+        return
+    if rollout.reason_code == "metrics_unavailable":
+        turn.go_on("metrics_available", "what gateways served is known again; the step begins anew")
+    elif evidence.last_traffic_at and rollout.since and evidence.last_traffic_at > rollout.since:
+        turn.go_on("traffic", "the candidate has traffic again; the step begins anew")
+
+
+def _rolling_back(turn: Turn, strategy: Strategy) -> None:
+    rollout = turn.rollout
+    if turn.around.waiting(rollout.key, rollout.rollback_version) is not None:
+        return
+    assert rollout.rollback_at is not None  # as the state was entered
+    took = (turn.now - rollout.rollback_at).total_seconds()
+    left = turn.deployment.candidate_bp / 100
+    reason = (
+        f"{rollout.reason}; decided {rollout.rollback_at:%H:%M:%S.%f}, route {rollout.rollback_version}, acknowledged "
+        f"by every gateway {turn.now:%H:%M:%S.%f} ({took:.1f} s later)"
+    )
+    stays = f"; {left:g} % stay on it" if left else ""
+    turn.end("rolled_back", rollout.reason_code, reason + stays, criterion=rollout.fired)
+
+
+_STATES: dict[State, Callable[[Turn, Strategy], None]] = {
+    "pending": _pending,
+    "waiting_for_approval": _waiting_for_approval,
+    "progressing": _running,
+    "analysing": _running,
+    "promoting": _running,
+    "paused": _paused,
+    "rolling_back": _rolling_back,
+}
