@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import numpy.typing as npt
 import orjson
-import pandas as pd
 
 from phantom_contracts.schema import Feature, ModelSchema
 from phantom_platform.errors import Invalid, NotFound, Refused, Unsupported, Violation
 from phantom_probing.rows import Column, Numbers, Rows
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 256 << 20
 MAX_VIOLATIONS = 20
 """Bad cells that an error names."""
 
 FORMATS = (".parquet", ".csv", ".jsonl")
+
+Table = dict[str, list[Any]]
+"""Columns of equal length; None or an empty text where a value is missing."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,18 @@ def read(
     """
     path = path_of(dataset)
     table = _parse(dataset, path, _content(dataset, path, max_bytes))
-    if not len(table):
+    count = len(next(iter(table.values()), ()))
+    if not count:
         raise Invalid(f"{dataset} has no rows", code="dataset_empty")
     label_column = expected_column or (schema.outcome.field if schema.outcome else "")
     _check_columns(dataset, table, schema, label_column, id_column)
     bad: list[Violation] = []
     columns = {
-        feature.name: _feature(table[feature.name], feature, bad)
+        feature.name: _feature(feature, table[feature.name], bad)
         for feature in schema.features
         if feature.name in table
     }
-    expected = _expected(table[label_column], schema, bad)
+    expected = _expected(label_column, table[label_column], schema, bad)
     if bad:
         more = f" and {len(bad) - MAX_VIOLATIONS} more" if len(bad) > MAX_VIOLATIONS else ""
         said = "; ".join(f"{each.field}: {each.description}" for each in bad[:MAX_VIOLATIONS])
@@ -98,8 +104,8 @@ def read(
             code="dataset_rows_invalid",
             violations=bad[:MAX_VIOLATIONS],
         )
-    ids = table[id_column].astype(str).tolist() if id_column else [str(n + 1) for n in range(len(table))]
-    return Labelled(Rows(columns, len(table)), ids, expected, dataset.digest)
+    ids = [_text(value) for value in table[id_column]] if id_column else [str(n + 1) for n in range(count)]
+    return Labelled(Rows(columns, count), ids, expected, dataset.digest)
 
 
 def path_of(dataset: Dataset) -> Path:
@@ -158,23 +164,38 @@ def _content(dataset: Dataset, path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _parse(dataset: Dataset, path: Path, content: bytes) -> pd.DataFrame:
-    kind = path.suffix.lower()
+def _parse(dataset: Dataset, path: Path, content: bytes) -> Table:
+    read_format: dict[str, Callable[[bytes], Table]] = {
+        ".csv": _csv,
+        ".jsonl": _json_lines,
+        ".parquet": _parquet,
+    }
     try:
-        if kind == ".csv":
-            return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-        if kind == ".jsonl":
-            return _json_lines(content)
-        return pd.read_parquet(io.BytesIO(content), engine="pyarrow")
+        return read_format[path.suffix.lower()](content)
     except ImportError as error:
         raise Unsupported(
             f"{dataset} is a parquet file, which needs pyarrow: {error}", code="dataset_format_unsupported"
         ) from error
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parsers raise subclasses of these
+    except (ValueError, OSError, csv.Error) as error:  # pyarrow raises subclasses of the first two
         raise Invalid(f"{dataset} at {path} cannot be parsed: {error}", code="dataset_unreadable") from error
 
 
-def _json_lines(content: bytes) -> pd.DataFrame:
+def _csv(content: bytes) -> Table:
+    """UTF-8 with a header line."""
+    lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    header = next(lines, [])
+    if not header or len(set(header)) != len(header):
+        raise ValueError("its first line must name every column once")
+    found: list[list[str]] = []
+    for row in lines:
+        if row and len(row) != len(header):
+            raise ValueError(f"line {lines.line_num} has {len(row)} values, the header {len(header)}")
+        if row:
+            found.append(row)
+    return {name: [row[place] for row in found] for place, name in enumerate(header)}
+
+
+def _json_lines(content: bytes) -> Table:
     found: list[dict[str, Any]] = []
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
@@ -186,15 +207,26 @@ def _json_lines(content: bytes) -> pd.DataFrame:
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is no JSON object")
         found.append(row)
-    return pd.DataFrame.from_records(found).astype(object) if found else pd.DataFrame()
+    names = dict.fromkeys(name for row in found for name in row)
+    return {name: [row.get(name) for row in found] for name in names}
+
+
+def _parquet(content: bytes) -> Table:
+    # Here, as it takes 40 MB of every process that imports it.
+    from pyarrow import BufferReader, parquet
+
+    table = parquet.read_table(BufferReader(content))
+    if len(set(table.column_names)) != len(table.column_names):
+        raise ValueError("it has two columns of one name")
+    return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def _check_columns(
-    dataset: Dataset, table: pd.DataFrame, schema: ModelSchema, label_column: str, id_column: str
+    dataset: Dataset, table: Table, schema: ModelSchema, label_column: str, id_column: str
 ) -> None:
     wanted = [feature.name for feature in schema.features if feature.required]
     missing = [name for name in wanted if name not in table]
-    has = f"it has {', '.join(map(str, list(table.columns)[:40]))}"
+    has = f"it has {', '.join(list(table)[:40])}"
     if missing:
         raise Invalid(
             f"{dataset} lacks columns that the model requires: {', '.join(missing[:20])}; {has}",
@@ -214,65 +246,85 @@ def _check_columns(
             )
 
 
-def _feature(series: pd.Series, feature: Feature, bad: list[Violation]) -> Column:
-    missing = _missing(series)
-    if not feature.allows_missing:
-        _report(bad, series, missing.to_numpy(), "is missing and may not be")
+def _feature(feature: Feature, values: list[Any], bad: list[Violation]) -> Column:
     if feature.type == "string":
-        return ["" if gone else str(value) for value, gone in zip(series, missing, strict=True)]
-    numbers = _numbers(series, missing)
-    is_wrong = np.isnan(numbers) & ~missing.to_numpy() & ~_says_nan(series)
-    _report(bad, series, is_wrong, "is no number")
-    if feature.type in ("int", "bool"):
-        good = numbers[~np.isnan(numbers)]
-        if feature.type == "int" and not np.equal(good, np.floor(good)).all():
-            _report(bad, series, numbers != np.floor(numbers), "is no integer", numbers)
-        if feature.type == "bool" and not np.isin(good, (0.0, 1.0)).all():
-            _report(bad, series, ~np.isin(numbers, (0.0, 1.0)), "is neither true nor false", numbers)
+        if not feature.allows_missing:
+            _report_missing(feature.name, values, bad, "is missing and may not be")
+        return ["" if value is None else str(value) for value in values]
+    numbers = _numbers(feature.name, values, bad)
+    if not feature.allows_missing and np.isnan(numbers).any():
+        _report_missing(feature.name, values, bad, "is missing and may not be")
+    if feature.type == "int":
+        _report(feature.name, values, numbers != np.floor(numbers), bad, "is no integer")
+    if feature.type == "bool":
+        _report(feature.name, values, (numbers != 0) & (numbers != 1), bad, "is neither true nor false")
     return numbers
 
 
-def _missing(series: pd.Series) -> pd.Series:
-    return series.isna() | (series.astype(str) == "")
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _says_nan(series: pd.Series) -> np.ndarray:
-    return np.asarray(series.astype(str).str.strip().str.lower() == "nan")
+def _numbers(name: str, values: list[Any], bad: list[Violation]) -> Numbers:
+    """NaN where a value is missing, or is no number, which is reported."""
+    try:
+        return np.array(["nan" if value == "" else value for value in values], dtype=np.float64)
+    except (ValueError, TypeError):
+        found = np.array([_number(value) for value in values], dtype=np.float64)
+    is_wrong = np.array(
+        [math.isnan(number) and not _says_missing(value) for number, value in zip(found, values, strict=True)]
+    )
+    for place in np.flatnonzero(is_wrong):
+        bad.append(_violation(name, place, values, "is no number"))
+    return found
 
 
-def _numbers(series: pd.Series, missing: pd.Series) -> Numbers:
-    """NaN where missing or no number."""
-    if pd.api.types.is_numeric_dtype(series.dtype):
-        return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+def _number(value: Any) -> float:
     words = {"true": 1.0, "false": 0.0}
-    texts = series.astype(str).str.strip().str.lower()
-    found = pd.to_numeric(texts.map(lambda text: words.get(text, text)), errors="coerce")
-    return np.where(missing, np.nan, found.to_numpy(dtype=np.float64, na_value=np.nan))
+    if value is None or value == "":
+        return math.nan
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    try:
+        return float(value)
+    except (ValueError, TypeError):
+        return math.nan
+
+
+def _says_missing(value: Any) -> bool:
+    return _is_missing(value) or (isinstance(value, str) and value.strip().lower() == "nan")
 
 
 def _report(
-    bad: list[Violation], series: pd.Series, is_wrong: np.ndarray, what: str, numbers: Numbers | None = None
+    name: str, values: list[Any], is_wrong: npt.NDArray[np.bool_], bad: list[Violation], what: str
 ) -> None:
-    if numbers is not None:
-        is_wrong = is_wrong & ~np.isnan(numbers)
+    """Of numbers: what is NaN has been judged already."""
     for place in np.flatnonzero(is_wrong):
-        value = series.iloc[place]
-        shown = "" if what.startswith("is missing") else f"{str(value)!r:.60} "
-        bad.append(Violation(f"row {place + 1}, column {series.name}", f"{shown}{what}"))
+        if not math.isnan(_number(values[place])):
+            bad.append(_violation(name, place, values, what))
 
 
-def _expected(series: pd.Series, schema: ModelSchema, bad: list[Violation]) -> list[str] | Numbers:
-    missing = _missing(series)
-    _report(bad, series, missing.to_numpy(), "is missing: it is what the answer is checked against")
+def _report_missing(name: str, values: list[Any], bad: list[Violation], what: str) -> None:
+    for place, value in enumerate(values):
+        if _says_missing(value):
+            bad.append(Violation(f"row {place + 1}, column {name}", what))
+
+
+def _violation(name: str, place: int | np.intp, values: list[Any], what: str) -> Violation:
+    return Violation(f"row {place + 1}, column {name}", f"{str(values[place])!r:.60} {what}")
+
+
+def _expected(name: str, values: list[Any], schema: ModelSchema, bad: list[Violation]) -> list[str] | Numbers:
+    _report_missing(name, values, bad, "is missing: it is what the answer is checked against")
     if schema.task == "regression":
-        numbers = _numbers(series, missing)
-        _report(bad, series, ~np.isfinite(numbers) & ~missing.to_numpy(), "is no number")
+        numbers = _numbers(name, values, bad)
+        _report(name, values, np.isinf(numbers), bad, "is not finite")
         return numbers
-    labels = [
-        None if gone else class_label(value, schema) for value, gone in zip(series, missing, strict=True)
-    ]
-    is_wrong = np.array([label is None for label in labels]) & ~missing.to_numpy()
-    _report(bad, series, is_wrong, f"is none of {', '.join(schema.class_labels)}, nor mapped to one")
+    labels = [class_label(value, schema) for value in values]
+    for place, label in enumerate(labels):
+        if label is None and not _says_missing(values[place]):
+            what = f"is none of {', '.join(schema.class_labels)}, nor mapped to one"
+            bad.append(_violation(name, place, values, what))
     return [label or "" for label in labels]
 
 
@@ -295,8 +347,8 @@ def class_label(value: Any, schema: ModelSchema) -> str | None:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float | np.floating) and float(value).is_integer():
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))  # a column of integers with a gap is read as doubles
     return str(value).strip()

@@ -159,6 +159,9 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     assert (type(large), large.code) == (Refused, "dataset_too_large")
     assert code_of(registered(tmp_path / "c.csv", "amount,hour,night,actual_fraud\n")).code == "dataset_empty"
     assert code_of(registered(tmp_path / "d.csv", "")).code == "dataset_unreadable"
+    for text in ("amount,amount\n1,2\n", "amount,hour\n1\n", 'amount\n"1\n'):
+        assert code_of(registered(tmp_path / "g.csv", text)).code == "dataset_unreadable"
+    assert code_of(registered(tmp_path / "g.csv", b"amount\n\xff\n")).code == "dataset_unreadable"
     broken = code_of(registered(tmp_path / "e.jsonl", '{"amount": 1}\n{"amount":\n'))
     assert broken.code == "dataset_unreadable"
     assert "line 2" in broken.message
