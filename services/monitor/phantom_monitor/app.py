@@ -18,6 +18,7 @@ from phantom_monitor.store import (
     SESSION,
     PostgresGateways,
     PostgresPredictions,
+    PostgresShadows,
     PostgresWindows,
 )
 from phantom_platform import rpc
@@ -45,7 +46,9 @@ def build(context: ServiceContext, settings: MonitorSettings) -> Application:
     app.add(OutboxRelay(database, context.producer, registry=context.registry))
     windows, predictions = PostgresWindows(database), PostgresPredictions(database)
     known = KnownRoutes()
-    monitor = Monitor(database, windows, PostgresGateways(database), predictions, known)
+    monitor = Monitor(
+        database, windows, PostgresGateways(database), predictions, PostgresShadows(database), known
+    )
     _add_routes(app, context, monitor, known, predictions)
     reading = ReadingClock(context.clock)
     routes = router(monitor, reading)

@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from phantom.predictions.v1 import prediction_batch_pb2 as wire
-from phantom_monitor.domain.answers import Answer, Block
+from phantom_monitor.domain.answers import SHADOW, Answer, Block
 from phantom_platform.errors import Invalid
 
 _DECISIONS = {
@@ -17,13 +17,14 @@ _DECISIONS = {
     wire.DECISION_EXPERIMENT: "experiment",
     wire.DECISION_PIN: "pin",
     wire.DECISION_OVERRIDE: "override",
-    wire.DECISION_SHADOW: "shadow",
+    wire.DECISION_SHADOW: SHADOW,
 }
+_KINDS = frozenset({wire.KIND_ANSWER, wire.KIND_SHADOW})
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch: who sent it, its number there, its promise and its answers."""
+    """One batch: who sent it, its number there, its promise, its answers and the answers of shadows."""
 
     workspace: str
     endpoint: str
@@ -65,7 +66,7 @@ def _answers(message: wire.PredictionBatch) -> list[Answer]:
     for attempt in message.failed_attempts:
         failed.setdefault(attempt.record, []).append((attempt.revision, attempt.code))
     make = partial(_answer, message, blocks, failed)
-    return [make(i) for i in range(count) if message.kinds[i] == wire.KIND_ANSWER]
+    return [make(i) for i in range(count) if message.kinds[i] in _KINDS]
 
 
 def _answer(
@@ -74,6 +75,8 @@ def _answer(
     decision = _DECISIONS.get(m.decisions[i])
     if decision is None:
         raise ValueError(f"record {i} has the unknown decision {m.decisions[i]}")
+    if (decision == SHADOW) != (m.kinds[i] == wire.KIND_SHADOW):
+        raise ValueError(f"record {i} has the decision {decision} and the kind {m.kinds[i]}")
     rows, has_block = m.rows[i], bool(blocks) and m.rows[i] > 0
     block = blocks[m.blocks_index[i]] if has_block else None
     return Answer(
@@ -84,7 +87,7 @@ def _answer(
         unit=m.units[i],
         assigned=m.revisions[m.assigned_revisions[i]],
         served=m.revisions[m.served_revisions[i]],
-        arm=m.variants[m.arms[i]],
+        arm=SHADOW if decision == SHADOW else m.variants[m.arms[i]],
         decision=decision,
         route_version=m.route_versions[i],
         status=m.statuses[i],

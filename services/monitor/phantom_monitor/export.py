@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from phantom_contracts import metrics as catalogue
+from phantom_monitor.domain.answers import SHADOW
 from phantom_monitor.domain.counts import WINDOW_S, WindowCounts, WindowKey
 from phantom_monitor.domain.figures import P95_MINIMUM
 from phantom_monitor.store import PostgresPredictions, PostgresWindows
@@ -201,7 +202,8 @@ def _counters(totals: list[dict[str, Any]]) -> dict[str, list[Sample]]:
     classes: dict[tuple[str, ...], float] = {}
     for total in totals:
         labels = (total["workspace"], total["endpoint"], total["revision"], total["arm"])
-        requests.append(((*labels, total["decision"]), total["requests"]))
+        if total["decision"] != SHADOW:  # nobody was answered
+            requests.append(((*labels, total["decision"]), total["requests"]))
         failed[labels] = failed.get(labels, 0) + total["failed_attempts"]
         for label, count in total["classes"].items():
             classes[*labels, label] = classes.get((*labels, label), 0) + int(count)

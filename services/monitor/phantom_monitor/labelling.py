@@ -10,6 +10,7 @@ from uuid import UUID
 from phantom_monitor.domain.answers import Answer
 from phantom_monitor.domain.counts import WindowCounts, WindowKey
 from phantom_monitor.domain.labels import Predicted, relabel, true_label
+from phantom_monitor.shadowing import Shadowing
 from phantom_monitor.store import PostgresPredictions, PostgresWindows
 from phantom_monitor.values import Reported, Routes, StoredOutcome, unix_us
 from phantom_platform.postgres import Transaction
@@ -21,9 +22,16 @@ LATE_US = 24 * 3600 * 1_000_000
 class Labelling:
     """Joins outcomes with predictions. Level-triggered: resolving ids again changes nothing."""
 
-    def __init__(self, predictions: PostgresPredictions, windows: PostgresWindows, routes: Routes) -> None:
+    def __init__(
+        self,
+        predictions: PostgresPredictions,
+        windows: PostgresWindows,
+        shadowing: Shadowing,
+        routes: Routes,
+    ) -> None:
         self._predictions = predictions
         self._windows = windows
+        self._shadowing = shadowing
         self._routes = routes
 
     async def answered(self, tx: Transaction, answers: Sequence[Answer]) -> None:
@@ -98,6 +106,8 @@ class Labelling:
                 await self._predictions.join_outcomes(tx, workspace, endpoint, kind, keys)
         if changes:
             await self._predictions.set_counted(tx, counted)
+            for key, change in (await self._shadowing.relabelled(tx, counted)).items():
+                changes.setdefault(key, WindowCounts()).merge(change)
             await self._windows.add(tx, changes)
         return sum(map(len, joined.values()))
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from phantom_monitor.domain.completeness import Reading
-from phantom_monitor.service import PUBLISH_LIMIT, Monitor
+from phantom_monitor.service import PUBLISH_LIMIT, Monitor, Published
 from phantom_platform.clock import Clock
 from phantom_platform.errors import Unavailable
 from phantom_platform.telemetry import logs
@@ -14,6 +14,8 @@ from phantom_platform.telemetry import logs
 log = logs.get(__name__)
 
 RETRY_S = 1.0
+# Windows that are just being written are looked at again soon.
+ATTEMPTS, ATTEMPT_S = 5, 0.1
 
 
 class ReadingClock:
@@ -50,8 +52,18 @@ class Housekeeper:
         await self._repeat(interval_s, lambda: self._monitor.forget_old(self._clock.now()))
 
     async def _publish(self) -> None:
-        while await self._monitor.publish_windows(self._reading.reading, self._clock.now()) == PUBLISH_LIMIT:
-            pass
+        for _ in range(ATTEMPTS):
+            published = await self._publish_all()
+            if not published.missed:
+                return
+            # A writer holds some: nothing is said of an endpoint's windows until they are announced.
+            await asyncio.sleep(ATTEMPT_S)
+
+    async def _publish_all(self) -> Published:
+        while True:
+            published = await self._monitor.publish_windows(self._reading.reading, self._clock.now())
+            if published.windows < PUBLISH_LIMIT:
+                return published
 
     async def _mature(self) -> None:
         while await self._monitor.count_matured(self._clock.now()):

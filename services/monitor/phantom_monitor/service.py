@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from phantom_contracts.events.monitor import WindowPublished
 from phantom_contracts.schema import ModelSchema
 from phantom_contracts.topics import WINDOWS
+from phantom_monitor.closing import Closing
 from phantom_monitor.converters import Batch
-from phantom_monitor.domain.answers import OK, Answer, tally
-from phantom_monitor.domain.completeness import Reading, Source, is_complete
+from phantom_monitor.domain.answers import OK, SHADOW, Answer, tally
+from phantom_monitor.domain.completeness import Reading, Source, Standing, is_complete
 from phantom_monitor.domain.counts import WINDOW_S, WindowCounts, WindowKey
 from phantom_monitor.domain.figures import Figures, figures
 from phantom_monitor.labelling import Labelling
-from phantom_monitor.store import PostgresGateways, PostgresPredictions, PostgresWindows
+from phantom_monitor.shadowing import Shadowing
+from phantom_monitor.store import (
+    PostgresClosings,
+    PostgresGateways,
+    PostgresPredictions,
+    PostgresShadows,
+    PostgresWindows,
+)
 from phantom_monitor.values import Reported, Routes, StoredWindow, unix_us
 from phantom_platform.errors import Invalid
 from phantom_platform.postgres import Transaction
@@ -30,6 +39,13 @@ WINDOWS_KEPT = timedelta(days=30)
 # Windows whose gateways were not heard for a day stay as they are.
 SOURCES_KEPT = timedelta(days=1)
 PUBLISH_LIMIT = 500
+
+
+class Published(NamedTuple):
+    """How many windows were announced, and how many are still to be: beyond the limit, or just being written."""
+
+    windows: int
+    missed: int
 
 
 class Transactions(Protocol):
@@ -47,14 +63,18 @@ class Monitor:
         windows: PostgresWindows,
         gateways: PostgresGateways,
         predictions: PostgresPredictions,
+        shadows: PostgresShadows,
         routes: Routes,
     ) -> None:
         self._database = database
         self._windows = windows
         self._gateways = gateways
         self._predictions = predictions
+        self._shadows = shadows
         self._routes = routes
-        self._labelling = Labelling(predictions, windows, routes)
+        self._shadowing = Shadowing(shadows)
+        self._labelling = Labelling(predictions, windows, self._shadowing, routes)
+        self._closing = Closing(PostgresClosings())
 
     # -- events in -------------------------------------------------------------------------------------------------
 
@@ -70,11 +90,18 @@ class Monitor:
             else:
                 await self._gateways.count_repeat(tx, batch.workspace, batch.endpoint)
         await self._gateways.advance(tx, watermarks)
-        answers = [answer for batch in new for answer in batch.answers]
-        if answers:
-            await self._predictions.insert(tx, [row for a in answers for row in self._rows(a)])
-            await self._windows.add(tx, tally(answers))
-            await self._labelling.answered(tx, answers)
+        if records := [answer for batch in new for answer in batch.answers]:
+            await self._record(tx, records)
+
+    async def _record(self, tx: Transaction, records: Sequence[Answer]) -> None:
+        answers = [record for record in records if record.decision != SHADOW]
+        copies = [record for record in records if record.decision == SHADOW]
+        await self._predictions.insert(tx, [row for a in answers for row in self._rows(a)])
+        changes = tally(records)
+        for key, change in (await self._shadowing.recorded(tx, answers, copies)).items():
+            changes.setdefault(key, WindowCounts()).merge(change)
+        await self._windows.add(tx, changes)
+        await self._labelling.answered(tx, answers)
 
     async def record_outcomes(self, tx: Transaction, reported: Sequence[Reported]) -> None:
         """Keep the newest outcome of each id. Raises Invalid `outcome_from_the_future`."""
@@ -96,31 +123,42 @@ class Monitor:
 
     # -- by the clock ----------------------------------------------------------------------------------------------
 
-    async def publish_windows(self, reading: Reading, now: datetime) -> int:
-        """Announce windows that have ended and changed, or become complete; returns how many."""
-        published = 0
+    async def publish_windows(self, reading: Reading, now: datetime) -> Published:
+        """Announce windows that have ended and changed, or become complete, and behind them up to when all are."""
         # Of gateways heard before that nothing is known any more: what they left open stays as it is.
         oldest_s = int((now - SOURCES_KEPT).timestamp())
+        # The window that is being filled is left until it has ended.
+        ended_by_s = int(now.timestamp()) - WINDOW_S
         async with self._database.transaction() as tx:
-            # The window that is being filled is left until it has ended.
-            windows = await self._windows.lock_open(
-                tx, oldest_s, int(now.timestamp()) - WINDOW_S, PUBLISH_LIMIT
-            )
-            sources = await self._sources(tx, now) if windows else None
-            for window in windows:
-                completes = (
-                    sources is not None
-                    and not window.is_complete
-                    and window.key.start_s >= oldest_s
-                    and is_complete(window.key.start_s, sources(window.key), reading, now.timestamp())
-                )
-                if window.is_changed or completes:
-                    window.is_complete = window.is_complete or completes
-                    window.revision_no += 1
-                    await self._windows.published(tx, window)
-                    tx.outbox.add(WINDOWS, f"{window.key.workspace}/{window.key.endpoint}", event(window))
-                    published += 1
-        return published
+            # In this order: what gateways promise, then what waits for being announced, then what can be.
+            standing = await self._standing(tx, reading, now)
+
+            def completes(key: WindowKey) -> bool:
+                sources = standing.sources(key.workspace, key.endpoint)
+                return key.start_s >= oldest_s and is_complete(key.start_s, sources, reading, now.timestamp())
+
+            waiting = await self._windows.waiting(tx, oldest_s, ended_by_s)
+            windows = await self._windows.lock_open(tx, oldest_s, ended_by_s, PUBLISH_LIMIT)
+            published = [await self._announce(tx, window, completes) for window in windows]
+            taken = {window.key for window in windows}
+            missed = [
+                key for key, is_changed in waiting if key not in taken and (is_changed or completes(key))
+            ]
+            await self._closing.say(tx, standing, missed, now)
+        return Published(sum(published), len(missed))
+
+    async def _announce(
+        self, tx: Transaction, window: StoredWindow, completes: Callable[[WindowKey], bool]
+    ) -> bool:
+        """Announce a window that changed or becomes complete; whether it did."""
+        becomes_complete = not window.is_complete and completes(window.key)
+        if not (window.is_changed or becomes_complete):
+            return False
+        window.is_complete = window.is_complete or becomes_complete
+        window.revision_no += 1
+        await self._windows.published(tx, window)
+        tx.outbox.add(WINDOWS, f"{window.key.workspace}/{window.key.endpoint}", event(window))
+        return True
 
     async def count_matured(self, now: datetime, limit: int = 1000) -> int:
         """Count labels whose predictions have matured since; returns how many outcomes joined."""
@@ -132,6 +170,7 @@ class Monitor:
         async with self._database.transaction() as tx:
             await self._predictions.give_up(tx, now - WAITING)
             await self._predictions.prune(tx, unix_us(now - WAITING), unix_us(now))
+            await self._shadows.prune(tx, unix_us(now - WAITING))
             await self._gateways.prune(tx, now - REPEATS)
             await self._windows.prune(tx, int((now - WINDOWS_KEPT).timestamp()))
 
@@ -172,7 +211,7 @@ class Monitor:
         here = [
             t
             for t in await self._windows.totals()
-            if (t["workspace"], t["endpoint"]) == (workspace, endpoint)
+            if (t["workspace"], t["endpoint"]) == (workspace, endpoint) and t["decision"] != SHADOW
         ]
         answered = sum(t["answered"] for t in here)
         return {
@@ -207,27 +246,22 @@ class Monitor:
                 *identity,
                 answer.row_offset + i,
                 *shared,
-                row.label,
-                list(row.class_labels),
-                row.probabilities,
-                row.score,
-                row.value,
+                *row.columns(),
                 matures_us,
                 None,
             )
             for i, row in enumerate(answer.row_answers())
         ]
 
-    async def _sources(self, tx: Transaction, now: datetime) -> Callable[[WindowKey], list[Source]]:
+    async def _standing(self, tx: Transaction, reading: Reading, now: datetime) -> Standing:
         rows = await self._gateways.sources(tx, now - SOURCES_KEPT)
         known = {row["boot_id"]: row for row in rows}
+        sent: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+        for row in rows:
+            if row["endpoint"] is not None:
+                sent[row["workspace"], row["endpoint"]][row["boot_id"]] = row
 
-        def of(key: WindowKey) -> list[Source]:
-            here = {
-                r["boot_id"]: r
-                for r in rows
-                if (r["workspace"], r["endpoint"]) == (key.workspace, key.endpoint)
-            }
+        def sources(here: Mapping[str, Any]) -> list[Source]:
             return [
                 Source(
                     boot_id,
@@ -239,7 +273,7 @@ class Monitor:
                 for boot_id, row in known.items()
             ]
 
-        return of
+        return Standing(reading, {key: sources(here) for key, here in sent.items()}, sources({}))
 
 
 def event(window: StoredWindow) -> WindowPublished:

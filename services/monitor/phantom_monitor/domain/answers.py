@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phantom_monitor.domain.counts import GroupSums, WindowCounts, WindowKey, window_start
+from phantom_monitor.domain.counts import GroupSums, WindowCounts, WindowKey, latency_bins, window_start
 from phantom_statistics.groups import unit_group
 from phantom_statistics.scores import BINS
 
 OK, CANCELLED, INVALID_ARGUMENT = 0, 1, 3
+# Decision and arm of what a shadow revision answered: nobody got it.
+SHADOW = "shadow"
 # Codes that are charged to a revision: unknown, deadline exceeded, internal, unavailable.
 CHARGED = frozenset({2, 4, 13, 14})
 
@@ -25,6 +27,22 @@ class Block:
     probabilities: np.ndarray | None  # float32 [rows, classes]
     scores: np.ndarray | None  # float32 [rows]
     values: np.ndarray | None  # float64 [rows]
+    # Made when first asked for, once for all records of a batch that share the block.
+    _row_labels: list[str] | None = None
+    _row_bins: list[int] | None = None
+
+    def row_labels(self) -> list[str]:
+        """Each row's label; empty for regression."""
+        if self._row_labels is None:
+            indexes = [] if self.labels is None else self.labels.tolist()
+            self._row_labels = [self.class_labels[index] for index in indexes]
+        return self._row_labels
+
+    def row_bins(self) -> list[int]:
+        """Each row's score bin; empty where there are no scores."""
+        if self._row_bins is None:
+            self._row_bins = [] if self.scores is None else score_bins(self.scores).tolist()
+        return self._row_bins
 
 
 @dataclass(slots=True)
@@ -37,10 +55,14 @@ class Row:
     value: float | None
     class_labels: tuple[str, ...] = ()
 
+    def columns(self) -> tuple[str | None, list[str], list[float] | None, float | None, float | None]:
+        """As the tables have it: label, class labels, probabilities, score, value."""
+        return self.label, list(self.class_labels), self.probabilities, self.score, self.value
+
 
 @dataclass(slots=True)
 class Answer:
-    """One record of kind `answer`: a call, or (row_offset > 0) a further part of one."""
+    """One record: a call, or (row_offset > 0) a further part of one; with decision `shadow`, a copy's answer."""
 
     workspace: str
     endpoint: str
@@ -93,33 +115,46 @@ def tally(answers: Iterable[Answer]) -> dict[WindowKey, WindowCounts]:
     Requests, latency and rows count under the assigned revision, attempts under the one that made them.
     """
     windows: dict[WindowKey, WindowCounts] = {}
-    latencies: dict[WindowKey, list[float]] = {}
+    latencies: dict[WindowKey, tuple[list[float], list[GroupSums]]] = {}
     for answer in answers:
         key = answer.key(answer.assigned, answer.answered_us)
-        counts = windows.setdefault(key, WindowCounts())
+        counts = windows.get(key)
+        if counts is None:
+            counts = windows[key] = WindowCounts()
         if answer.row_offset == 0:
-            _count_call(answer, counts)
-            _count_attempts(answer, windows)
+            group = _count_call(answer, counts)
+            _count_attempts(answer, key, windows)
             if answer.status == OK:
-                latencies.setdefault(key, []).append((answer.answered_us - answer.received_us) / 1000)
+                values, groups = latencies.setdefault(key, ([], []))
+                values.append((answer.answered_us - answer.received_us) / 1000)
+                groups.append(group)
         if answer.status == OK:
             _count_rows(answer, counts)
-    for key, values in latencies.items():
-        windows[key].latency_ms.add(np.asarray(values))
+    for key, (values, groups) in latencies.items():
+        found = np.asarray(values)
+        windows[key].latency_ms.add(found)
+        for group, place in zip(groups, latency_bins(found).tolist(), strict=True):
+            group.latency[place] = group.latency.get(place, 0) + 1
     return windows
 
 
-def _count_call(answer: Answer, counts: WindowCounts) -> None:
+def _count_call(answer: Answer, counts: WindowCounts) -> GroupSums:
+    """Count a call; returns the sums of its unit's group."""
     counts.requests += 1
-    group = counts.groups.setdefault(answer.group, GroupSums())
+    number = answer.group
+    group = counts.groups.get(number)
+    if group is None:
+        group = counts.groups[number] = GroupSums()
     group.requests += 1
     if answer.status == OK:
         counts.answered += 1
         counts.fallbacks += answer.served != answer.assigned
     elif answer.status == INVALID_ARGUMENT:
         counts.rejected_inputs += 1
+        group.rejected += 1
     if any(revision == answer.assigned and code in CHARGED for revision, code in _attempts(answer)):
         group.failures += 1
+    return group
 
 
 def _attempts(answer: Answer) -> list[tuple[str, int]]:
@@ -128,9 +163,10 @@ def _attempts(answer: Answer) -> list[tuple[str, int]]:
     return [*answer.failed, *last]
 
 
-def _count_attempts(answer: Answer, windows: dict[WindowKey, WindowCounts]) -> None:
+def _count_attempts(answer: Answer, own: WindowKey, windows: dict[WindowKey, WindowCounts]) -> None:
     for revision, code in _attempts(answer):
-        counts = windows.setdefault(answer.key(revision, answer.answered_us), WindowCounts())
+        key = own if revision == answer.assigned else answer.key(revision, answer.answered_us)
+        counts = windows.setdefault(key, WindowCounts()) if key is not own else windows[own]
         counts.attempts += 1
         counts.failed_attempts += code in CHARGED
 
@@ -141,13 +177,10 @@ def _count_rows(answer: Answer, counts: WindowCounts) -> None:
     if block is None:
         return
     rows = slice(answer.block_row, answer.block_row + answer.rows)
-    if block.labels is not None:
-        for index in block.labels[rows].tolist():
-            label = block.class_labels[index]
-            counts.classes[label] = counts.classes.get(label, 0) + 1
-    if block.scores is not None:
-        for place in score_bins(block.scores[rows]).tolist():
-            counts.scores[place] = counts.scores.get(place, 0) + 1
+    for label in block.row_labels()[rows]:
+        counts.classes[label] = counts.classes.get(label, 0) + 1
+    for place in block.row_bins()[rows]:
+        counts.scores[place] = counts.scores.get(place, 0) + 1
 
 
 def score_bins(scores: np.ndarray) -> np.ndarray:

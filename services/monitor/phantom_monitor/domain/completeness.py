@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from phantom_monitor.domain.counts import WINDOW_S
@@ -38,9 +38,48 @@ class Reading:
         self.last_s = now_s
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known at one moment of each endpoint (workspace, id) that gateways sent for."""
+
+    reading: Reading
+    endpoints: Mapping[tuple[str, str], Sequence[Source]]
+    # Of an endpoint that nobody sent for.
+    elsewhere: Sequence[Source] = ()
+
+    def sources(self, workspace: str, endpoint: str) -> Sequence[Source]:
+        """The gateways as they stand to an endpoint."""
+        return self.endpoints.get((workspace, endpoint), self.elsewhere)
+
+
 def is_dropped(source: Source, reading: Reading, now_s: float) -> bool:
     """Silent for 15 s of uninterrupted reading."""
     return now_s - max(source.last_heard_s, reading.since_s) >= SILENCE_S
+
+
+def _speaking(sources: Iterable[Source], reading: Reading, now_s: float) -> Iterator[Source]:
+    """Gateways from which something for the endpoint may still come."""
+    for source in sources:
+        is_concerned = source.has_joined or source.watermark_s is not None
+        if is_concerned and not source.has_left and not is_dropped(source, reading, now_s):
+            yield source
+
+
+def closed_until(sources: Iterable[Source], reading: Reading, now_s: float) -> int | None:
+    """The end, unix s, of the last window that every gateway has passed; None where one promised nothing, or none is.
+
+    It is not in the future, whatever a gateway's clock says.
+    """
+    passed = [source.watermark_s for source in _speaking(sources, reading, now_s)]
+    if not passed or None in passed:
+        return None
+    return int(min(now_s, *(s for s in passed if s is not None)) // WINDOW_S * WINDOW_S)
+
+
+def vouchers(sources: Iterable[Source], reading: Reading, now_s: float, until_s: int) -> int:
+    """How many gateways are heard that have passed a time."""
+    speaking = _speaking(sources, reading, now_s)
+    return sum(source.watermark_s is not None and source.watermark_s >= until_s for source in speaking)
 
 
 def is_complete(start_s: int, sources: Iterable[Source], reading: Reading, now_s: float) -> bool:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from phantom_statistics.latency import LatencySketch
 
 WINDOW_S = 5
 WINDOW_US = WINDOW_S * 1_000_000
+LATENCY_BINS = 64
 
 
 class WindowKey(NamedTuple):
@@ -28,6 +31,13 @@ class WindowKey(NamedTuple):
 def window_start(time_us: int) -> int:
     """The start, unix seconds, of the window that holds a time in unix microseconds."""
     return time_us // WINDOW_US * WINDOW_S
+
+
+def latency_bins(latencies_ms: np.ndarray) -> np.ndarray:
+    """Of each latency the bin i, 0 to 63, that holds it: [2^(i/2), 2^((i+1)/2)) ms; what is below 1 ms is in bin 0."""
+    above = np.fmax(latencies_ms, 1.0)
+    bins: np.ndarray = np.minimum((2 * np.log2(above)).astype(np.int64), LATENCY_BINS - 1)
+    return bins
 
 
 @dataclass(slots=True)
@@ -66,14 +76,56 @@ class Regression:
 
 @dataclass(slots=True)
 class GroupSums:
-    """Sums of one unit group."""
+    """Sums of one unit group. `latency`: calls answered OK by `latency_bins`."""
 
     requests: int = 0
     failures: int = 0
+    rejected: int = 0
     labelled: int = 0
     correct: int = 0
+    log_loss: float = 0.0
+    latency: dict[int, int] = field(default_factory=dict)
 
     def merge(self, other: GroupSums) -> None:
+        """Add the other's."""
+        self.requests += other.requests
+        self.failures += other.failures
+        self.rejected += other.rejected
+        self.labelled += other.labelled
+        self.correct += other.correct
+        self.log_loss += other.log_loss
+        if other.latency:
+            _add(self.latency, other.latency)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what is 0 is left out, since a window has up to 64 of these."""
+        content: dict[str, Any] = {name: value for name in _GROUP_SUMS if (value := getattr(self, name))}
+        if self.latency:
+            content["latency"] = _text_keys(self.latency)
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> GroupSums:
+        """The inverse of `to_dict`; windows stored before a sum was thought of have none of it."""
+        sums = cls(**content)
+        sums.latency = _number_keys(content["latency"]) if "latency" in content else {}
+        return sums
+
+
+_GROUP_SUMS = ("requests", "failures", "rejected", "labelled", "correct", "log_loss")
+
+
+@dataclass(slots=True)
+class Agreement:
+    """Rows of a shadow revision beside the answers; `difference`: shadow's score or value minus the answer's."""
+
+    compared: int = 0
+    agreed: int = 0
+    difference: float = 0.0
+    difference_squares: float = 0.0
+    difference_absolute: float = 0.0
+
+    def merge(self, other: Agreement) -> None:
         """Add the other's."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -107,6 +159,7 @@ class WindowCounts:
     quality: dict[str, Quality] = field(default_factory=dict)
     regression: Regression | None = None
     groups: dict[int, GroupSums] = field(default_factory=dict)
+    agreement: Agreement | None = None
 
     def merge(self, other: WindowCounts) -> None:
         """Add the other's."""
@@ -122,6 +175,9 @@ class WindowCounts:
             self.regression.merge(other.regression)
         for number, sums in other.groups.items():
             self.groups.setdefault(number, GroupSums()).merge(sums)
+        if other.agreement is not None:
+            self.agreement = self.agreement or Agreement()
+            self.agreement.merge(other.agreement)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the fields of `WindowPublished`."""
@@ -139,13 +195,15 @@ class WindowCounts:
             if q.confusion
         }
         content["regression"] = _slots(self.regression) if self.regression else None
-        content["groups"] = {str(number): _slots(sums) for number, sums in self.groups.items()}
+        content["groups"] = {str(number): sums.to_dict() for number, sums in self.groups.items()}
+        if self.agreement is not None:
+            content["agreement"] = _slots(self.agreement)
         return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> WindowCounts:
         """The inverse of `to_dict`."""
-        regression = content["regression"]
+        regression, agreement = content["regression"], content.get("agreement")
         return cls(
             **{name: content[name] for name in _SCALARS},
             latency_ms=LatencySketch.from_dict(content["latency_ms"]),
@@ -158,7 +216,8 @@ class WindowCounts:
                 for label, q in content["quality"].items()
             },
             regression=Regression(**regression) if regression else None,
-            groups={int(number): GroupSums(**sums) for number, sums in content["groups"].items()},
+            groups={int(number): GroupSums.from_dict(sums) for number, sums in content["groups"].items()},
+            agreement=Agreement(**agreement) if agreement else None,
         )
 
 

@@ -76,7 +76,9 @@ def _labelled(row: Predicted, label: str, sign: int) -> WindowCounts:
     if row.score is not None:
         quality.scores[min(int(row.score * BINS), BINS - 1)] = sign
     counts.quality[label] = quality
-    counts.groups[row.group] = GroupSums(labelled=sign, correct=sign * (row.label == label))
+    counts.groups[row.group] = GroupSums(
+        labelled=sign, correct=sign * (row.label == label), log_loss=sign * loss
+    )
     return counts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -118,7 +118,7 @@ class PostgresPredictions:
             request_ids,
             prediction_ids,
         )
-        return [(_predicted(row), _newest(row), row["matures_us"]) for row in rows]
+        return [(predicted(row), _newest(row), row["matures_us"]) for row in rows]
 
     async def set_counted(
         self, tx: Transaction, rows: Sequence[tuple[str, str, str, int, str | None]]
@@ -231,7 +231,8 @@ class PostgresPredictions:
         }
 
 
-def _predicted(row: asyncpg.Record) -> Predicted:
+def predicted(row: Mapping[str, Any]) -> Predicted:
+    """A stored row, of an answer or of a shadow."""
     return Predicted(
         window=WindowKey(
             row["workspace"],

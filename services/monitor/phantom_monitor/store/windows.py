@@ -75,6 +75,16 @@ class PostgresWindows:
             ],
         )
 
+    async def waiting(self, tx: Transaction, oldest_s: int, ended_by_s: int) -> list[tuple[WindowKey, bool]]:
+        """Every window that `lock_open` would take were it free and without a limit: (its key, is changed)."""
+        rows = await tx.fetch(
+            f"""SELECT {_KEY}, is_changed FROM windows
+                WHERE (is_changed OR NOT is_complete) AND (is_changed OR start_s >= $1) AND start_s <= $2""",  # noqa: S608
+            oldest_s,
+            ended_by_s,
+        )
+        return [(_key(row), row["is_changed"]) for row in rows]
+
     async def lock_open(
         self, tx: Transaction, oldest_s: int, ended_by_s: int, limit: int
     ) -> list[StoredWindow]:

@@ -21,6 +21,7 @@ from phantom_monitor.store import (
     SESSION,
     PostgresGateways,
     PostgresPredictions,
+    PostgresShadows,
     PostgresWindows,
 )
 from phantom_platform.ids import uuid7
@@ -54,6 +55,8 @@ class Call:
     latency_ms: float = 4.0
     failed: Sequence[tuple[str, int]] = ()
     prediction_id: UUID | None = None
+    # A copy that a shadow revision answered.
+    is_shadow: bool = False
 
 
 def batch_bytes(
@@ -100,11 +103,11 @@ def _add(
     m.assigned_revisions.append(names.index(call.revision))
     m.served_revisions.append(names.index(call.served or call.revision))
     m.arms.append(arms.index(call.arm))
-    m.decisions.append(wire.DECISION_ROLLOUT)
+    m.decisions.append(wire.DECISION_SHADOW if call.is_shadow else wire.DECISION_ROLLOUT)
     m.route_versions.append(3)
     m.experiment_versions.append(0)
     m.statuses.append(call.status)
-    m.kinds.append(wire.KIND_ANSWER)
+    m.kinds.append(wire.KIND_SHADOW if call.is_shadow else wire.KIND_ANSWER)
     m.received_us.append(us(call.at) - int(call.latency_ms * 1000))
     m.answered_us.append(us(call.at))
     m.rows.append(1 if call.status == 0 else 0)
@@ -141,6 +144,20 @@ class World:
         return figures.labelled, figures.accuracy
 
 
+def restarted(world: World) -> World:
+    """A new monitor on what the other one stored."""
+    database = world.database
+    monitor = Monitor(
+        database,
+        PostgresWindows(database),
+        PostgresGateways(database),
+        PostgresPredictions(database),
+        PostgresShadows(database),
+        world.routes,
+    )
+    return World(monitor, database, world.clock, world.routes)
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(postgres_dsn: str) -> AsyncIterator[World]:
     clock = FakeClock(NOON + timedelta(seconds=3))
@@ -158,7 +175,9 @@ async def world(postgres_dsn: str) -> AsyncIterator[World]:
     windows, predictions = PostgresWindows(database), PostgresPredictions(database)
     try:
         yield World(
-            Monitor(database, windows, PostgresGateways(database), predictions, routes),
+            Monitor(
+                database, windows, PostgresGateways(database), predictions, PostgresShadows(database), routes
+            ),
             database,
             clock,
             routes,
@@ -167,6 +186,6 @@ async def world(postgres_dsn: str) -> AsyncIterator[World]:
         async with database.transaction() as tx:
             await tx.execute(
                 "TRUNCATE applied_batches, gateways, watermarks, predictions, outcomes, windows, totals,"
-                " endpoint_counts, outbox"
+                " endpoint_counts, outbox, closings, shadow_rows"
             )
         await database.stop()

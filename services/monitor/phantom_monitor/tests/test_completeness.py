@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from phantom_monitor.domain.completeness import Reading, Source, is_complete, is_dropped
+from phantom_monitor.domain.completeness import (
+    Reading,
+    Source,
+    closed_until,
+    is_complete,
+    is_dropped,
+    vouchers,
+)
 
 STEADY = Reading(since_s=0, last_s=1000)
 
@@ -35,6 +42,30 @@ def source(
 )
 def test_a_window_is_complete_when_nobody_can_add_to_it(sources: list[Source], expected: bool) -> None:
     assert is_complete(100, sources, STEADY, now_s=105) is expected
+
+
+@pytest.mark.parametrize(
+    ("sources", "until", "count"),
+    [
+        ([], None, 0),
+        ([source("a", 104.9)], 100, 1),
+        ([source("a", 113), source("b", 107)], 105, 2),
+        # It has joined and promised nothing yet.
+        ([source("a", 113), source("b", None)], None, 1),
+        # Killed: until it is dropped after 15 s nothing more is said, then its windows are left as they are.
+        ([source("a", 113), source("b", 91, heard=100)], 90, 2),
+        ([source("a", 113), source("b", 91, heard=98)], 110, 1),
+        ([source("a", 113), source("b", 91, left=True)], 110, 1),
+        ([source("a", 113, left=True)], None, 0),
+        # Its clock is ahead of ours.
+        ([source("a", 500)], 110, 1),
+    ],
+)
+def test_windows_are_closed_up_to_where_every_gateway_has_passed(
+    sources: list[Source], until: int | None, count: int
+) -> None:
+    assert closed_until(sources, STEADY, now_s=113) == until
+    assert vouchers(sources, STEADY, now_s=113, until_s=until or 100) == count
 
 
 def test_time_in_which_we_did_not_read_does_not_count_as_silence() -> None:

@@ -27,6 +27,8 @@ def changed(change: object) -> bytes:
         lambda m: setattr(m, "prediction_ids", b"short"),
         lambda m: m.assigned_revisions.__setitem__(0, 99),
         lambda m: m.decisions.__setitem__(0, 0),
+        lambda m: m.decisions.__setitem__(0, wire.DECISION_SHADOW),
+        lambda m: m.kinds.__setitem__(0, wire.KIND_SHADOW),
         lambda m: setattr(m.blocks[0], "label_indexes", b"\xff\xff\xff\xff\x00\x00\x00\x00"),
         lambda m: setattr(m.blocks[0], "label_indexes", b"\x02\x00\x00\x00\x00\x00\x00\x00"),
         lambda m: setattr(m.blocks[0], "scores", b"123"),

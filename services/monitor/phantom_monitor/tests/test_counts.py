@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phantom_monitor.domain.answers import score_bins
-from phantom_monitor.domain.counts import GroupSums, Quality, Regression, WindowCounts, window_start
+from phantom_monitor.domain.counts import (
+    Agreement,
+    GroupSums,
+    Quality,
+    Regression,
+    WindowCounts,
+    latency_bins,
+    window_start,
+)
 from phantom_monitor.domain.figures import figures
 from phantom_monitor.domain.labels import true_label
 
@@ -28,7 +38,10 @@ def window_counts(draw: st.DrawFn) -> WindowCounts:
         label: Quality({3: 2}, 1.5, 2.5, {"fraud": draw(st.integers(1, 9))})
         for label in draw(st.sets(labels))
     }
-    counts.groups = {draw(st.integers(0, 63)): GroupSums(requests=draw(numbers))}
+    counts.groups = {
+        draw(st.integers(0, 63)): GroupSums(requests=draw(numbers), log_loss=0.5, latency={4: 2})
+    }
+    counts.agreement = draw(st.sampled_from([None, Agreement(2, 1, -0.5, 0.25, 0.5)]))
     counts.regression = draw(st.sampled_from([None, Regression(2, 0.5, 1.0, 0.5, 3.0, 4.5)]))
     return counts
 
@@ -49,6 +62,18 @@ def test_merging_is_addition_in_any_order(a: WindowCounts, b: WindowCounts, c: W
 def test_counts_survive_being_stored(counts: WindowCounts) -> None:
     stored = orjson.loads(orjson.dumps(counts.to_dict()))
     assert WindowCounts.from_dict(stored).to_dict() == counts.to_dict()
+
+
+def test_windows_stored_before_a_sum_was_thought_of_are_read() -> None:
+    stored = WindowCounts(requests=3).to_dict() | {
+        "groups": {"7": {"requests": 3, "failures": 1, "labelled": 2, "correct": 1}}
+    }
+    assert WindowCounts.from_dict(stored).groups[7] == GroupSums(3, 1, 0, 2, 1, 0.0, {})
+
+
+def test_latencies_fall_into_half_octaves() -> None:
+    latencies = [-1.0, 0.0, 0.9, 1.0, 1.41, 1.42, 2.0, 2.83, 4.0, 1000.0, 1e13, math.nan]
+    assert latency_bins(np.array(latencies)).tolist() == [0, 0, 0, 0, 0, 1, 2, 3, 4, 19, 63, 0]
 
 
 def test_windows_begin_every_five_seconds() -> None:

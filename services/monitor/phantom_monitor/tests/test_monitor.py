@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from phantom_contracts.events.monitor import WindowPublished
+from phantom_contracts.events.monitor import WindowPublished, WindowsClosed
 from phantom_monitor import service
 from phantom_monitor.domain.completeness import Reading
 from phantom_monitor.values import Reported
@@ -33,8 +33,19 @@ async def published(world: World, now: datetime) -> list[WindowPublished]:
     async with world.database.transaction() as tx:
         await tx.execute("DELETE FROM outbox")
     await world.monitor.publish_windows(READING, now)
+    windows, _ = await announced(world)
+    return windows
+
+
+async def announced(world: World) -> tuple[list[WindowPublished], list[WindowsClosed]]:
+    """What waits to be sent; closings stand behind the windows."""
     rows = await world.database.fetch("SELECT value FROM outbox ORDER BY id")
-    return [WindowPublished.model_validate_json(row["value"]) for row in rows]
+    windows = [row["value"] for row in rows if b'"revision_no"' in row["value"]]
+    closings = [row["value"] for row in rows[len(windows) :]]
+    return (
+        [WindowPublished.model_validate_json(value) for value in windows],
+        [WindowsClosed.model_validate_json(value) for value in closings],
+    )
 
 
 async def counts(world: World) -> dict[str, object]:
@@ -67,6 +78,7 @@ async def test_failed_calls_are_no_answers_and_are_charged_to_who_failed(world: 
     stable, _ = summary["fraud-prod.1", "candidate", "rollout"]
     assert (candidate.requests, candidate.answered) == (4, 1)
     assert (candidate.rejected_inputs, candidate.fallbacks) == (1, 1)
+    assert sum(group.rejected for group in candidate.groups.values()) == 1
     assert (candidate.attempts, candidate.failed_attempts) == (3, 2)
     assert (stable.requests, stable.attempts, stable.failed_attempts) == (0, 1, 0)
     assert (await counts(world))["failed_calls"] == 3
@@ -191,6 +203,8 @@ async def test_a_late_label_publishes_the_whole_window_again(world: World) -> No
     assert (again.revision_no, again.state, again.requests) == (2, "complete", 1)
     assert again.quality["legit"].confusion == {"legit": 1}
     assert sum(group.correct for group in again.groups.values()) == 1
+    assert sum(group.log_loss for group in again.groups.values()) == pytest.approx(-math.log(0.8))
+    assert [group.latency for group in again.groups.values()] == [{4: 1}]
 
 
 async def test_labels_wait_for_maturity(world: World) -> None:
