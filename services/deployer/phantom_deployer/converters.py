@@ -76,6 +76,7 @@ def from_deployment(look: Look, acknowledged: int) -> pb.Deployment:
     deployment = look.deployment
     overall = look.overall()
     stable, candidate = deployment.stable_revision, deployment.candidate_revision
+    standby = deployment.standby_revision
     return pb.Deployment(
         deployment_id=deployment.id,
         environment=deployment.environment,
@@ -93,6 +94,8 @@ def from_deployment(look: Look, acknowledged: int) -> pb.Deployment:
         created_at=_timestamp(deployment.created_at),
         created_by=deployment.created_by,
         withdrawing=[_from_revision(look, r) for r in deployment.revisions if r.phase == "withdrawing"],
+        standby=_from_revision(look, standby) if standby else None,
+        shadow_percent=deployment.shadow.bp / 100 if deployment.shadow else 0.0,
     )
 
 
@@ -118,6 +121,7 @@ def _from_revision(look: Look, revision: Revision) -> pb.Revision:
         phase=status.phase,
         reason=status.reason,
         replicas=replicas,
+        wanted_replicas=look.deployment.wanted(revision) if revision.is_live else 0,
     )
 
 

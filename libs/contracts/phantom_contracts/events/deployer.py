@@ -120,6 +120,16 @@ class CanaryWeightSet(DeploymentEvent):
     route_version: int
 
 
+class ShadowSet(DeploymentEvent):
+    """Another share of the calls is copied to the candidate; 0: none any more."""
+
+    type: ClassVar[str] = "phantom.deployer.ShadowSet.v1"
+    revision: str
+    percent: float
+    previous_percent: float
+    route_version: int
+
+
 class CanaryRolledBack(DeploymentEvent):
     type: ClassVar[str] = "phantom.deployer.CanaryRolledBack.v1"
     revision: str
@@ -128,6 +138,15 @@ class CanaryRolledBack(DeploymentEvent):
 
 class RolloutCompleted(DeploymentEvent):
     type: ClassVar[str] = "phantom.deployer.RolloutCompleted.v1"
+    revision: str
+    previous_revision: str
+    route_version: int
+
+
+class RolloutSwitchedBack(DeploymentEvent):
+    """A revision that was kept warm is stable again in the place of the one that had replaced it."""
+
+    type: ClassVar[str] = "phantom.deployer.RolloutSwitchedBack.v1"
     revision: str
     previous_revision: str
     route_version: int

@@ -18,13 +18,14 @@ DEFAULT_HASH_FIELD = "user_id"
 _SUFFIXES = {DEFAULT_ENVIRONMENT: "prod"}
 _ID_LENGTH = 63
 
-# pending: its replicas start for the first time. rolled_back: a candidate that lost its traffic and stays for a
-# look. withdrawing: on its way out. failed: could not be started, has no replicas.
-RevisionPhase = Literal["pending", "ready", "rolled_back", "failed", "withdrawing", "withdrawn"]
+# pending: its replicas start for the first time. rolled_back: a candidate that lost its traffic, or all but a rest of
+# it, and stays for a look. standby: was stable and stays warm, to be switched back to. withdrawing: on its way out.
+# failed: could not be started, has no replicas.
+RevisionPhase = Literal["pending", "ready", "rolled_back", "standby", "failed", "withdrawing", "withdrawn"]
 # pending: to be started. restarting: died, waits for its next start.
 ReplicaPhase = Literal["pending", "starting", "ready", "restarting", "failed"]
 
-_LIVE: frozenset[RevisionPhase] = frozenset({"pending", "ready", "rolled_back"})
+_LIVE: frozenset[RevisionPhase] = frozenset({"pending", "ready", "rolled_back", "standby"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,10 @@ class Revision:
     phase: RevisionPhase = "pending"
     reason: str = ""
     error_code: str = ""
-    # All its replicas were ready at once, at some time.
+    # All the replicas that it was to have, and one at least, were ready at once, at some time.
     was_ready: bool = False
+    # Replicas it is to have while it is rolled in or out; None: as many as the deployment says.
+    target: int | None = None
 
     @property
     def is_live(self) -> bool:
@@ -103,8 +106,20 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """Copies of the calls of units whose bucket under `salt` is below `bp` go to the revision, for no caller."""
+
+    revision: str
+    salt: str
+    bp: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
-    """The aggregate: everything that is decided together. `replicas` is the wanted number of each revision."""
+    """The aggregate: everything that is decided together.
+
+    `replicas` is the wanted number of each revision that has no target of its own.
+    """
 
     workspace: str
     id: str
@@ -120,6 +135,7 @@ class Deployment:
     allocations: tuple[Allocation, ...] = ()
     # The share that the candidate gets once it is ready, basis points.
     pending_bp: int = 0
+    shadow: Shadow | None = None
     next_number: int = 1
     aliases: tuple[str, ...] = ()
     schema: EndpointSchema | None = None
@@ -148,8 +164,16 @@ class Deployment:
         return self.revision(self.candidate)
 
     @property
+    def standby_revision(self) -> Revision | None:
+        return next((each for each in self.revisions if each.phase == "standby"), None)
+
+    @property
     def candidate_bp(self) -> int:
         return share_of(self.allocations, CANDIDATE)
+
+    def wanted(self, revision: Revision) -> int:
+        """How many replicas the revision is to have, while it is live."""
+        return self.replicas if revision.target is None else revision.target
 
     def replicas_of(self, revision_id: str) -> tuple[Replica, ...]:
         return tuple(each for each in self.processes if each.revision == revision_id)

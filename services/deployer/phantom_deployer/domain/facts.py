@@ -40,6 +40,21 @@ class WeightSet:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSet:
+    revision: str
+    bp: int
+    previous_bp: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchedBack:
+    revision: str
+    previous: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RolledBack:
     revision: str
     reason: str = ""
@@ -67,6 +82,22 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutMoved:
+    """From a state or step to another; `bp` is the share."""
+
+    rollout: str
+    strategy: str
+    revision: str
+    from_state: str
+    to_state: str
+    reason_code: str
+    criterion: str
+    step: int
+    bp: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
     reason: str = ""
 
@@ -77,9 +108,12 @@ Fact = (
     | BecameReady
     | Failed
     | WeightSet
+    | ShadowSet
+    | SwitchedBack
     | RolledBack
     | Completed
     | Withdrawn
     | Restarted
+    | RolloutMoved
     | Deleted
 )

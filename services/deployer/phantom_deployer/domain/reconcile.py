@@ -204,10 +204,13 @@ class _Step:
     # -- what revisions become ---------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """A revision is ready once all its replicas are; then the candidate gets the share that was asked for."""
+        """A revision is ready once all its replicas are; then the candidate gets the share that was asked for.
+
+        One that is to have none yet is not ready.
+        """
         for revision in self.deployment.revisions:
             serving = len(self.deployment.serving(revision.id))
-            if revision.phase != "pending" or serving < self.deployment.replicas:
+            if revision.phase != "pending" or serving < max(self.deployment.wanted(revision), 1):
                 continue
             self.deployment = self.deployment.with_revision(replace(revision, phase="ready", was_ready=True))
             self.facts.append(facts.BecameReady(revision.id, f"{serving} of {serving} replicas are ready"))
@@ -244,7 +247,7 @@ class _Step:
         return not revision.was_ready or (used is not None and revision.id not in used)
 
     def _resize(self, revision: Revision, staying: list[Replica]) -> None:
-        wanted = self.deployment.replicas
+        wanted = self.deployment.wanted(revision)
         for _ in range(wanted - len(staying)):
             self._set(Replica(id=self._mint(), revision=revision.id, drain_key=self._mint() + self._mint()))
         # Those that serve nobody go first, then the youngest.

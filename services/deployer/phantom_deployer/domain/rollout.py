@@ -18,6 +18,7 @@ from phantom_deployer.domain.deployment import (
     Deployment,
     ModelVersion,
     Revision,
+    Shadow,
     new_salt,
 )
 from phantom_deployer.domain.facts import Fact
@@ -87,6 +88,7 @@ def add_revision(
             code="candidate_live",
             candidate=live.id,
         )
+    _check_no_standby(deployment)
     endpoint = deployment.schema or endpoint_schema([stable.model.model_schema])
     schemas.check_features(model.model_schema, endpoint, vouched=vouched)
     if live is not None:
@@ -106,54 +108,147 @@ def add_revision(
 
 
 def set_weight(deployment: Deployment, bp: int) -> Outcome:
-    """The candidate's share, up or down. A rolled-back candidate that gets traffic again is ready again."""
+    """The candidate's share, up or down. A rolled-back candidate that gets traffic again is ready again.
+
+    One that kept a rest of its traffic when it was rolled back can only lose it: to rise it needs a new rollout.
+    """
     candidate = _candidate(deployment)
     _check_has_been_ready(candidate)
+    _check_no_shadow(deployment, candidate)
     previous = deployment.candidate_bp
+    if candidate.phase == "rolled_back" and 0 < previous < bp:
+        raise Refused(
+            f"{candidate.id} was rolled back and keeps {previous / 100:g} %; start a new rollout to raise it",
+            code="candidate_rolled_back",
+            candidate=candidate.id,
+        )
     allocations = reallocate(deployment.allocations, {CANDIDATE: bp} if bp else {})
-    if bp and candidate.phase == "rolled_back":
-        deployment = deployment.with_revision(replace(candidate, phase="ready", reason=""))
+    if bp > previous and candidate.phase == "rolled_back":
+        deployment = deployment.with_revision(replace(candidate, phase="ready", target=None, reason=""))
     deployment = replace(deployment, allocations=allocations, pending_bp=0)
     if previous == bp:
         return deployment, ()
     return deployment, (facts.WeightSet(candidate.id, bp, previous),)
 
 
-def complete(deployment: Deployment, used: Used) -> Outcome:
-    """The candidate becomes the stable revision; the old one is withdrawn afterwards."""
+def complete(deployment: Deployment, used: Used, *, keep: bool = False) -> Outcome:
+    """The candidate becomes the stable revision; the old one is withdrawn afterwards.
+
+    With `keep` the old one goes to standby instead: it has its replicas, can be pinned and switched back to.
+    """
     candidate = _candidate(deployment)
     _check_has_been_ready(candidate)
+    _check_no_shadow(deployment, candidate)
     if candidate.phase == "rolled_back":
         raise Refused(
             f"{candidate.id} was rolled back; give it traffic again with SetCanaryWeight before completing",
             code="candidate_rolled_back",
             candidate=candidate.id,
         )
-    previous = deployment.stable
-    old = deployment.stable_revision
-    if old is not None:
-        deployment = _withdraw(deployment, old, used, f"replaced by {candidate.id}")
+    previous, old = deployment.stable, deployment.stable_revision
+    reason = f"replaced by {candidate.id}"
+    if old is not None and keep and old.was_ready:
+        deployment = deployment.with_revision(replace(old, phase="standby", target=None, reason=reason))
+    elif old is not None:
+        deployment = _withdraw(deployment, old, used, reason)
+    deployment = deployment.with_revision(replace(candidate, target=None))
     deployment = replace(deployment, stable=candidate.id, candidate="", allocations=(), pending_bp=0)
     return deployment, (facts.Completed(candidate.id, previous),)
 
 
-def roll_back(deployment: Deployment, *, remove: bool, reason: str, used: Used) -> Outcome:
-    """No traffic to the candidate; with `remove` it is withdrawn."""
+def switch_back(deployment: Deployment, reason: str) -> Outcome:
+    """The standby is the stable revision again; the one that had replaced it becomes a rolled-back candidate."""
+    _check_not_deleting(deployment)
+    standby, bad = deployment.standby_revision, deployment.stable_revision
+    if standby is None or bad is None:
+        raise Refused(
+            f"{deployment.id} keeps no earlier revision warm to switch back to; deploy the earlier version again",
+            code="no_standby",
+        )
+    deployment = deployment.with_revision(replace(standby, phase="ready", reason=""))
+    deployment = deployment.with_revision(replace(bad, phase="rolled_back", reason=reason or "switched back"))
+    deployment = replace(deployment, stable=standby.id, candidate=bad.id, allocations=(), pending_bp=0)
+    return deployment, (facts.SwitchedBack(standby.id, bad.id, reason or "asked for"),)
+
+
+def release_standby(deployment: Deployment, used: Used) -> Outcome:
+    """The standby, if there is one, is withdrawn."""
+    standby = deployment.standby_revision
+    if standby is None or deployment.is_deleting:
+        return deployment, ()
+    return _withdraw(deployment, standby, used, f"replaced by {deployment.stable}"), ()
+
+
+def roll_back(
+    deployment: Deployment, *, remove: bool, reason: str, used: Used, percent: float = 0.0
+) -> Outcome:
+    """No traffic to the candidate, or `percent` of it at most; with `remove` it is withdrawn.
+
+    A stable revision that was being rolled out is to have all its replicas again.
+    """
     candidate = _candidate(deployment)
     happened: tuple[Fact, ...] = ()
     if candidate.phase != "rolled_back":
         happened = (facts.RolledBack(candidate.id, reason or "asked for"),)
-    deployment = replace(deployment, allocations=(), pending_bp=0)
-    if remove or candidate.phase == "failed" or not candidate.was_ready:
+    goes = remove or candidate.phase == "failed" or not candidate.was_ready
+    rest = 0 if goes else min(basis_points(percent), deployment.candidate_bp)
+    allocations = reallocate(deployment.allocations, {CANDIDATE: rest} if rest else {})
+    deployment = _whole_stable(replace(deployment, allocations=allocations, pending_bp=0, shadow=None))
+    if goes:
         deployment = _withdraw(deployment, candidate, used, reason or "rolled back")
         return replace(deployment, candidate=""), happened
     rolled_back = replace(candidate, phase="rolled_back", reason=reason or "rolled back")
     return deployment.with_revision(rolled_back), happened
 
 
-def scale(deployment: Deployment, replicas: int) -> Outcome:
-    """Another number of replicas for every live revision."""
+def set_target(deployment: Deployment, revision_id: str, number: int | None) -> Outcome:
+    """How many replicas that live revision is to have, 0 to all of them; None: all, and as the deployment is scaled."""
     _check_not_deleting(deployment)
+    revision = deployment.revision(revision_id)
+    if revision is None or not revision.is_live:
+        raise Refused(f"{revision_id} is no live revision of {deployment.id}", code="revision_not_live")
+    if number is not None and not 0 <= number <= deployment.replicas:
+        problem = f"{number} is not from 0 to {deployment.replicas}, the replicas of {deployment.id}"
+        raise Invalid(code="target_out_of_range", violations=[Violation("target", problem)])
+    return deployment.with_revision(replace(revision, target=number)), ()
+
+
+def set_shadow(deployment: Deployment, revision_id: str, bp: int, salt: str) -> Outcome:
+    """The candidate, which has no share of its own, gets copies of that many basis points of the units."""
+    candidate = _candidate(deployment)
+    if candidate.id != revision_id:
+        raise Refused(f"{revision_id} is not the candidate of {deployment.id}", code="revision_not_live")
+    _check_has_been_ready(candidate)
+    if deployment.candidate_bp or deployment.pending_bp or candidate.phase == "rolled_back":
+        raise Refused(
+            f"{candidate.id} has or had traffic of its own; a shadow answers copies only",
+            code="candidate_has_traffic",
+            candidate=candidate.id,
+        )
+    if not 0 < bp <= BUCKETS:
+        problem = f"{bp} basis points are not a share from 0.01 to 100 percent"
+        raise Invalid(code="percent_not_representable", violations=[Violation("percentage", problem)])
+    before, shadow = deployment.shadow, Shadow(candidate.id, salt, bp)
+    if before == shadow:
+        return deployment, ()
+    happened = facts.ShadowSet(candidate.id, bp, before.bp if before else 0)
+    return replace(deployment, shadow=shadow), (happened,)
+
+
+def clear_shadow(deployment: Deployment) -> Outcome:
+    """No more copies."""
+    before = deployment.shadow
+    if before is None:
+        return deployment, ()
+    return replace(deployment, shadow=None), (facts.ShadowSet(before.revision, 0, before.bp),)
+
+
+def scale(deployment: Deployment, replicas: int) -> Outcome:
+    """Another number of replicas for every live revision; a target of its own that was higher comes down to it."""
+    _check_not_deleting(deployment)
+    for each in deployment.revisions:
+        if each.target is not None and each.target > replicas:
+            deployment = deployment.with_revision(replace(each, target=replicas))
     return replace(deployment, replicas=replicas), ()
 
 
@@ -164,7 +259,7 @@ def delete(deployment: Deployment, used: Used) -> Outcome:
     for each in deployment.revisions:
         if each.phase != "withdrawn":
             deployment = _withdraw(deployment, each, used, "the deployment is deleted")
-    return replace(deployment, is_deleting=True, allocations=(), pending_bp=0), ()
+    return replace(deployment, is_deleting=True, allocations=(), pending_bp=0, shadow=None), ()
 
 
 def basis_points(percent: float) -> int:
@@ -197,6 +292,33 @@ def _check_has_been_ready(candidate: Revision) -> None:
         )
 
 
+def _check_no_shadow(deployment: Deployment, candidate: Revision) -> None:
+    if deployment.shadow is not None:
+        raise Refused(
+            f"{candidate.id} answers copies as a shadow; end that before it gets traffic of its own",
+            code="candidate_is_shadow",
+            candidate=candidate.id,
+        )
+
+
+def _check_no_standby(deployment: Deployment) -> None:
+    standby = deployment.standby_revision
+    if standby is not None:
+        raise Refused(
+            f"{standby.id} (version {standby.model.version}) stays warm until the rollout of {deployment.stable} has "
+            "ended; wait, or end it, before deploying another version",
+            code="standby_live",
+            standby=standby.id,
+        )
+
+
+def _whole_stable(deployment: Deployment) -> Deployment:
+    stable = deployment.stable_revision
+    if stable is None or stable.target is None:
+        return deployment
+    return deployment.with_revision(replace(stable, target=None))
+
+
 def _check_not_deleting(deployment: Deployment) -> None:
     if deployment.is_deleting:
         raise Refused(
@@ -219,7 +341,7 @@ def _withdraw(deployment: Deployment, revision: Revision, used: Used, reason: st
             revision=revision.id,
             experiment=used[revision.id],
         )
-    return deployment.with_revision(replace(revision, phase="withdrawing", reason=reason))
+    return deployment.with_revision(replace(revision, phase="withdrawing", target=None, reason=reason))
 
 
 def _next_revision(deployment: Deployment, model: ModelVersion) -> Revision:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from phantom_contracts.schema import EndpointSchema, ModelSchema, endpoint_schema
-from phantom_deployer.domain.deployment import CANDIDATE, Deployment, Replica, Revision
+from phantom_deployer.domain.deployment import CANDIDATE, Deployment, Replica, Revision, Shadow
 from phantom_deployer.domain.schemas import newly_required
 from phantom_statistics.assignment import CONTROL, Allocation
 
@@ -32,6 +32,7 @@ class Route:
     allocations: tuple[Allocation, ...]
     arms: Mapping[str, str]
     revisions: tuple[RoutedRevision, ...]
+    shadow: Shadow | None = None
 
     @property
     def replica_ids(self) -> frozenset[str]:
@@ -69,6 +70,7 @@ def desired_route(deployment: Deployment, arms: Iterable[RoutedRevision] = ()) -
         allocations=deployment.allocations if has_candidate else (),
         arms={CONTROL: stable.id} | ({CANDIDATE: deployment.candidate} if has_candidate else {}),
         revisions=(*own, *fitting),
+        shadow=deployment.shadow,
     )
 
 

@@ -36,15 +36,11 @@ class Look:
             return Status("failed", stable.reason if stable else "it has no revision")
         if not stable.was_ready:
             return Status("pending", self._progress(stable))
-        if len(deployment.serving(stable.id)) < deployment.replicas:
+        if len(deployment.serving(stable.id)) < deployment.wanted(stable):
             return Status("degraded", self._progress(stable))
         if candidate is not None and candidate.phase in ("pending", "ready"):
             return self._rollout(candidate)
-        notes = [self._leaving()]
-        if candidate is not None:
-            verb = "failed" if candidate.phase == "failed" else "was rolled back"
-            notes.insert(0, f"{candidate.id} {verb}: {candidate.reason}; {stable.id} serves")
-        return Status("ready", "; ".join(each for each in notes if each))
+        return Status("ready", _joined(self._verdict(), self._standby(), self._leaving()))
 
     def revision(self, revision: Revision) -> Status:
         replicas = self.deployment.replicas_of(revision.id)
@@ -68,6 +64,26 @@ class Look:
             return Status("restarting", _joined(replica.reason, f"starts again in {max(left, 0):.1f} s"))
         return Status(replica.phase, replica.reason)
 
+    def _verdict(self) -> str:
+        """What became of a candidate that is not on its way any more."""
+        candidate, stable = self.deployment.candidate_revision, self.deployment.stable
+        if candidate is None:
+            return ""
+        if candidate.phase == "failed":
+            return f"{candidate.id} failed: {candidate.reason}; {stable} serves"
+        bp = self.deployment.candidate_bp
+        rest = f", {candidate.id} keeps {bp / 100:g} %" if bp else ""
+        return f"{candidate.id} was rolled back: {candidate.reason}; {stable} serves{rest}"
+
+    def _standby(self) -> str:
+        standby = self.deployment.standby_revision
+        if standby is None:
+            return ""
+        words = f"{standby.id} (version {standby.model.version}) stays warm, to be switched back to"
+        if len(self.deployment.serving(standby.id)) < self.deployment.wanted(standby):
+            return _joined(words, self._progress(standby))
+        return words
+
     def _farewell(self, replica: Replica) -> str:
         if replica.is_routed:
             return "about to leave the route"
@@ -81,17 +97,19 @@ class Look:
     def _rollout(self, candidate: Revision) -> Status:
         if candidate.phase == "pending":
             return Status("progressing", self._progress(candidate))
-        share = (
-            f"{candidate.id} (version {candidate.model.version}) has {self.deployment.candidate_bp / 100:g} %"
-        )
-        if len(self.deployment.serving(candidate.id)) < self.deployment.replicas:
+        shadow, name = self.deployment.shadow, f"{candidate.id} (version {candidate.model.version})"
+        if shadow is not None:
+            share = f"{name} answers copies of {shadow.bp / 100:g} % for nobody"
+        else:
+            share = f"{name} has {self.deployment.candidate_bp / 100:g} %"
+        if len(self.deployment.serving(candidate.id)) < self.deployment.wanted(candidate):
             return Status("degraded", _joined(share, self._progress(candidate)))
         return Status("progressing", share)
 
     def _progress(self, revision: Revision) -> str:
         serving = len(self.deployment.serving(revision.id))
         others = (each for each in self.deployment.replicas_of(revision.id) if not each.is_serving)
-        counted = f"{serving} of {self.deployment.replicas} replicas of {revision.id} are ready"
+        counted = f"{serving} of {self.deployment.wanted(revision)} replicas of {revision.id} are ready"
         return _joined(counted, self._words(others))
 
     def _leaving(self) -> str:

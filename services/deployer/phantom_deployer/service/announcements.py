@@ -8,7 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 from phantom_contracts.events import deployer as events
-from phantom_contracts.events.deployer import BucketRange, DeploymentEvent, RouteRecord, RouteRevision
+from phantom_contracts.events.deployer import (
+    BucketRange,
+    DeploymentEvent,
+    RouteRecord,
+    RouteRevision,
+    ShadowRoute,
+)
 from phantom_deployer.domain import facts
 from phantom_deployer.domain.deployment import Deployment
 from phantom_deployer.domain.facts import Fact
@@ -121,7 +127,13 @@ def to_record(workspace: str, route: Route, version: int) -> RouteRecord:
         allocations=tuple(BucketRange(start=a.start, end=a.end, arm=a.arm) for a in route.allocations),
         arms=dict(route.arms),
         revisions=tuple(_to_revision(each) for each in route.revisions),
+        shadow=_to_shadow(route),
     )
+
+
+def _to_shadow(route: Route) -> ShadowRoute | None:
+    shadow = route.shadow
+    return ShadowRoute(revision=shadow.revision, salt=shadow.salt, bp=shadow.bp) if shadow else None
 
 
 def _to_revision(routed: RoutedRevision) -> RouteRevision:
@@ -167,6 +179,18 @@ def to_event(deployment: Deployment, fact: Fact, actor: str) -> DeploymentEvent:
                 previous_percent=previous / 100,
                 route_version=version,
             )
+        case facts.ShadowSet(revision, bp, previous):
+            return events.ShadowSet(
+                **common,
+                revision=revision,
+                percent=bp / 100,
+                previous_percent=previous / 100,
+                route_version=version,
+            )
+        case facts.SwitchedBack(revision, previous_revision):
+            return events.RolloutSwitchedBack(
+                **common, revision=revision, previous_revision=previous_revision, route_version=version
+            )
         case facts.RolledBack(revision):
             return events.CanaryRolledBack(**common, revision=revision, route_version=version)
         case facts.Completed(revision, previous_revision):
@@ -177,8 +201,26 @@ def to_event(deployment: Deployment, fact: Fact, actor: str) -> DeploymentEvent:
             return events.RevisionWithdrawn(**common, revision=revision)
         case facts.Restarted(revision, replica, restarts):
             return events.ReplicaRestarted(**common, revision=revision, replica=replica, restarts=restarts)
+        case facts.RolloutMoved():
+            return _moved(common, fact, version)
         case facts.Deleted():
             return events.DeploymentDeleted(**common)
+
+
+def _moved(common: dict[str, Any], fact: facts.RolloutMoved, version: int) -> events.RolloutTransitioned:
+    return events.RolloutTransitioned(
+        **common,
+        rollout_id=fact.rollout,
+        strategy=fact.strategy,
+        revision=fact.revision,
+        from_state=fact.from_state,
+        to_state=fact.to_state,
+        reason_code=fact.reason_code,
+        criterion=fact.criterion,
+        step=fact.step,
+        percent=fact.bp / 100,
+        route_version=version,
+    )
 
 
 def _model(deployment: Deployment, revision_id: str) -> dict[str, str]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from phantom_contracts.schema import EndpointSchema, ModelSchema
-from phantom_deployer.domain.deployment import Deployment, Environment, ModelVersion, Replica, Revision
+from phantom_deployer.domain.deployment import (
+    Deployment,
+    Environment,
+    ModelVersion,
+    Replica,
+    Revision,
+    Shadow,
+)
 from phantom_statistics.assignment import Allocation
 
 Row = Mapping[str, Any]
@@ -38,6 +46,7 @@ def to_deployment(row: Row, revisions: tuple[Revision, ...], processes: tuple[Re
         candidate=row["candidate"],
         allocations=tuple(Allocation(*each) for each in json.loads(row["allocations"])),
         pending_bp=row["pending_bp"],
+        shadow=Shadow(**json.loads(row["shadow"])) if row["shadow"] else None,
         next_number=row["next_number"],
         aliases=tuple(row["aliases"]),
         schema=EndpointSchema.model_validate_json(schema) if schema else None,
@@ -74,6 +83,7 @@ def from_deployment(deployment: Deployment) -> tuple[object, ...]:
         deployment.version,
         deployment.created_at,
         deployment.created_by,
+        json.dumps(asdict(deployment.shadow)) if deployment.shadow else None,
     )
 
 
@@ -88,6 +98,7 @@ def to_revision(row: Row) -> Revision:
         reason=row["reason"],
         error_code=row["error_code"],
         was_ready=row["was_ready"],
+        target=row["target"],
     )
 
 

@@ -10,11 +10,12 @@ from phantom_contracts.events.deployer import RouteRecord
 from phantom_deployer.domain.deployment import Deployment, Environment
 from phantom_deployer.domain.values import KnownGateway
 from phantom_deployer.store import rows
+from phantom_deployer.store.evidence import EvidenceWrites
 from phantom_deployer.store.reads import Reads
-from phantom_platform.postgres.answers import AnswerWrites
+from phantom_deployer.store.rollouts import RolloutWrites
 
 
-class Writes(Reads, AnswerWrites):
+class Writes(Reads, RolloutWrites, EvidenceWrites):
     """Reads and changes of one transaction."""
 
     def announce(self, key: str, event: Event, number: int) -> None:
@@ -75,24 +76,28 @@ class Writes(Reads, AnswerWrites):
         sql = """
             INSERT INTO deployments (workspace, deployment_id, environment, model_id, replicas, hash_field, salt,
                 stable, candidate, allocations, pending_bp, next_number, aliases, schema, is_deleting, is_deleted,
-                route_version, version, created_at, created_by)
+                route_version, version, created_at, created_by, shadow)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14::jsonb, $15, $16, $17, $18,
-                $19, $20)
+                $19, $20, $21::jsonb)
             ON CONFLICT (workspace, deployment_id) DO UPDATE SET
                 environment = $3, model_id = $4, replicas = $5, hash_field = $6, salt = $7, stable = $8,
                 candidate = $9, allocations = $10::jsonb, pending_bp = $11, next_number = $12, aliases = $13,
                 schema = $14::jsonb, is_deleting = $15, is_deleted = $16, route_version = $17, version = $18,
-                created_at = $19, created_by = $20"""
+                created_at = $19, created_by = $20, shadow = $21::jsonb"""
         await self._tx.execute(sql, *rows.from_deployment(after))
         known = {each.id: each for each in before.revisions} if before else {}
         for revision in after.revisions:
             if known.get(revision.id) == revision:
                 continue
             sql = """
-                INSERT INTO revisions VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8, $9)
+                INSERT INTO revisions (workspace, revision, deployment_id, number, model, phase, reason, error_code,
+                    was_ready, target)
+                VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8, $9, $10)
                 ON CONFLICT (workspace, revision) DO UPDATE
-                SET phase = $6, reason = $7, error_code = $8, was_ready = $9"""
-            values = (revision.phase, revision.reason, revision.error_code, revision.was_ready)
+                SET phase = $6, reason = $7, error_code = $8, was_ready = $9, target = $10"""
+            values = (
+                revision.phase, revision.reason, revision.error_code, revision.was_ready, revision.target,
+            )  # fmt: skip
             await self._tx.execute(
                 sql,
                 after.workspace,

@@ -3,10 +3,16 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
+from phantom_contracts.events.deployer import ShadowRoute
+from phantom_deployer.domain import rollout
+from phantom_deployer.domain.deployment import Deployment, Shadow
+from phantom_deployer.domain.rollout import Outcome
 from phantom_deployer.domain.values import Call, KnownGateway, Order
+from phantom_deployer.service.announcements import commit
 from phantom_deployer.tests.builders import model, schema
 from phantom_deployer.tests.harness import Deployer, Killed, Saboteur
 from phantom_platform.errors import (
@@ -102,6 +108,45 @@ async def announced(deployer: Deployer) -> list[dict[str, object]]:
             event["_version"] = int(headers["ce_aggregateversion"])
             found.append(event)
     return found
+
+
+async def _change(deployer: Deployer, change: Callable[[Deployment], Outcome]) -> Deployment:
+    async with deployer.store.transaction() as work:
+        before = await work.lock(deployer.workspace, "fraud-prod")
+        after, happened = change(before)
+        return await commit(work, before, after, happened, actor="ann", experiments=deployer.experiments)
+
+
+async def test_what_rollouts_do_to_a_deployment_is_kept_and_each_is_one_route(deployer: Deployer) -> None:
+    await deployer.deploy(replicas=2)
+    await deployer.settle(3)
+    await deployer.deploy("1.1.0")
+    await deployer.settle(3)
+    salt = "s-1"
+    shadowed = await _change(deployer, lambda d: rollout.set_shadow(d, "fraud-prod.2", 2000, salt))
+    assert (await deployer.get()).shadow == Shadow("fraud-prod.2", salt, 2000)
+    assert (await deployer.route()).shadow == ShadowRoute(revision="fraud-prod.2", salt=salt, bp=2000)
+    cleared = await _change(deployer, rollout.clear_shadow)
+    assert cleared.route_version == shadowed.route_version + 1
+    assert (await deployer.route()).shadow is None
+
+    await _change(deployer, lambda d: rollout.set_target(d, "fraud-prod.2", 1))
+    await deployer.settle()
+    assert (await deployer.get()).candidate_revision.target == 1
+    assert [len(each.replicas) for each in (await deployer.route()).revisions] == [2, 1]
+
+    before = (await deployer.get()).route_version
+    switched = await _change(deployer, lambda d: rollout.complete(d, {}, keep=True))
+    assert switched.route_version == before + 1
+    await deployer.settle()
+    route = await deployer.route()
+    assert route.arms == {"control": "fraud-prod.2"}
+    assert [len(each.replicas) for each in route.revisions] == [2, 2]
+    back = await _change(deployer, lambda d: rollout.switch_back(d, "worse"))
+    assert back.route_version == route.version + 1
+    route = await deployer.route()
+    assert (route.arms["control"], route.allocations) == ("fraud-prod.1", ())
+    assert [each.pinnable for each in route.revisions] == [True, False]
 
 
 async def test_events_of_a_deployment_are_numbered_without_gaps(deployer: Deployer) -> None:

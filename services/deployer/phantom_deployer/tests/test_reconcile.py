@@ -288,6 +288,19 @@ class Model:
     def complete(self) -> None:
         self._try(lambda: rollout.complete(self.deployment, {})[0])
 
+    def keep(self) -> None:
+        self._try(lambda: rollout.complete(self.deployment, {}, keep=True)[0])
+
+    def switch_back(self) -> None:
+        self._try(lambda: rollout.switch_back(self.deployment, "")[0])
+
+    def release(self) -> None:
+        self._try(lambda: rollout.release_standby(self.deployment, {})[0])
+
+    def target(self, number: int) -> None:
+        self._try(lambda: rollout.set_target(self.deployment, self.deployment.stable, number)[0])
+        self._try(lambda: rollout.set_target(self.deployment, self.deployment.candidate, 2 - number)[0])
+
     def remove(self) -> None:
         self._try(lambda: rollout.roll_back(self.deployment, remove=True, reason="", used={})[0])
 
@@ -423,12 +436,16 @@ class Model:
         return sorted(self.gateways)[index % len(self.gateways)] if self.gateways else None
 
 
-PLAIN = ("deploy", "complete", "remove", "weight", "relay", "join", "look", "outage", "exits")
+PLAIN = (
+    "deploy", "complete", "keep", "switch_back", "release", "remove", "weight", "relay", "join", "look", "outage",
+    "exits",
+)  # fmt: skip
 INDEXED = ("read", "apply", "drain", "heartbeat", "leave", "kill_gateway", "kill_replica")
 MOVES = st.one_of(
     st.tuples(st.sampled_from(PLAIN), st.just(None)),
     st.tuples(st.sampled_from(INDEXED), st.integers(0, 3)),
     st.tuples(st.just("scale"), st.integers(1, 3)),
+    st.tuples(st.just("target"), st.integers(0, 2)),
     st.tuples(st.just("reconcile"), st.just(None)),
     st.tuples(st.just("delete"), st.just(None)),
 )
@@ -507,4 +524,6 @@ def _settle(model_: Model) -> None:
     assert not any(each.is_leaving for each in deployment.processes)
     if not deployment.is_deleted:
         assert not deployment.is_deleting
-        assert len(deployment.serving(deployment.stable)) == deployment.replicas
+        stable = deployment.stable_revision
+        assert stable is not None
+        assert len(deployment.serving(stable.id)) == deployment.wanted(stable)
