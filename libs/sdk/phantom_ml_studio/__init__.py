@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from phantom_ml_studio.admin import DeadLetters, Users
+    from phantom_ml_studio.canary import CanaryDeployment
     from phantom_ml_studio.client import Client
     from phantom_ml_studio.deployments import Deployments, Environments
     from phantom_ml_studio.errors import PhantomError
     from phantom_ml_studio.inference import InferenceClient, Prediction
     from phantom_ml_studio.monitoring import Monitoring
+    from phantom_ml_studio.pipelines import DeploymentPipeline, TestSuites
     from phantom_ml_studio.registry import ModelRegistry
+    from phantom_ml_studio.rollouts import Rollouts
     from phantom_ml_studio.routes import Route
 
 # Loaded when first asked for: the command line answers `--help` without gRPC and numpy.
 _WHERE = {
+    "CanaryDeployment": "canary",
     "Client": "client",
     "DeadLetters": "admin",
+    "DeploymentPipeline": "pipelines",
     "Deployments": "deployments",
     "Environments": "deployments",
     "InferenceClient": "inference",
@@ -30,12 +35,16 @@ _WHERE = {
     "Monitoring": "monitoring",
     "PhantomError": "errors",
     "Prediction": "inference",
+    "Rollouts": "rollouts",
     "Route": "routes",
+    "TestSuites": "pipelines",
     "Users": "admin",
 }
 __all__ = [
+    "CanaryDeployment",
     "Client",
     "DeadLetters",
+    "DeploymentPipeline",
     "Deployments",
     "Environments",
     "InferenceClient",
@@ -43,7 +52,9 @@ __all__ = [
     "Monitoring",
     "PhantomError",
     "Prediction",
+    "Rollouts",
     "Route",
+    "TestSuites",
     "Users",
 ]
 

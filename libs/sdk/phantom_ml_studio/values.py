@@ -242,6 +242,8 @@ class Revision:
     phase: str
     reason: str
     replicas: tuple[Replica, ...] = ()
+    # Fewer than the deployment's while it is rolled in or out.
+    wanted_replicas: int = 0
 
     @classmethod
     def of(cls, r: deployer.Revision) -> Revision:
@@ -249,7 +251,7 @@ class Revision:
         replicas = tuple(
             Replica(x.replica_id, x.address, x.phase, x.reason, x.pid, x.restarts) for x in r.replicas
         )
-        return cls(r.revision, r.model_version, r.digest, r.phase, r.reason, replicas)
+        return cls(r.revision, r.model_version, r.digest, r.phase, r.reason, replicas, r.wanted_replicas)
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,10 @@ class Deployment:
     withdrawing: tuple[Revision, ...] = ()
     created_at: datetime | None = None
     created_by: str = ""
+    # The revision before the present stable one, kept warm to be switched back to.
+    standby: Revision | None = None
+    # Of the units, whose calls are copied to the candidate.
+    shadow_percent: float = 0.0
 
     @property
     def id(self) -> str:
@@ -298,6 +304,8 @@ class Deployment:
             tuple(Revision.of(r) for r in d.withdrawing),
             _time(d.created_at),
             d.created_by,
+            Revision.of(d.standby) if d.HasField("standby") else None,
+            d.shadow_percent,
         )
 
 
