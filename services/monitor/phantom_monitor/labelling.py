@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from phantom_contracts.outcomes import true_label
 from phantom_monitor.domain.answers import Answer
 from phantom_monitor.domain.counts import WindowCounts, WindowKey
-from phantom_monitor.domain.labels import Predicted, relabel, true_label
+from phantom_monitor.domain.labels import Predicted, relabel
 from phantom_monitor.shadowing import Shadowing
 from phantom_monitor.store import PostgresPredictions, PostgresWindows
 from phantom_monitor.values import Reported, Routes, StoredOutcome, unix_us

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from phantom_contracts.outcomes import true_label
 from phantom_monitor.domain.answers import OK, Answer
 from phantom_monitor.domain.counts import WindowCounts, WindowKey
-from phantom_monitor.domain.labels import relabel, true_label
+from phantom_monitor.domain.labels import relabel
 from phantom_monitor.domain.shadows import agreement
 from phantom_monitor.store import PostgresShadows
 from phantom_platform.postgres import Transaction

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from phantom_contracts.schema import ModelSchema
 from phantom_monitor.domain.counts import GroupSums, Quality, Regression, WindowCounts, WindowKey
 from phantom_statistics.scores import BINS
 
@@ -30,18 +29,6 @@ class Predicted:
     value: float | None
     # The label that is counted now, in the model's terms; None where none is.
     counted: str | None
-
-
-def true_label(reported: Scalar, schema: ModelSchema | None, class_labels: tuple[str, ...]) -> str | None:
-    """The reported label in the model's terms: a class label, or a number as text. None where it stands for neither."""
-    if reported is None:
-        return None
-    text = ("true" if reported else "false") if isinstance(reported, bool) else str(reported)
-    if not class_labels:
-        return text if _is_number(text) else None
-    if schema is not None and schema.outcome is not None and text in schema.outcome.mapping:
-        text = schema.outcome.mapping[text]
-    return text if text in class_labels else None
 
 
 def relabel(row: Predicted, label: str | None) -> WindowCounts | None:
@@ -86,10 +73,3 @@ def _log_loss(row: Predicted, label: str) -> float:
     if row.probabilities is None:
         return 0.0
     return -math.log(max(row.probabilities[row.class_labels.index(label)], SMALLEST_PROBABILITY))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

@@ -18,7 +18,6 @@ from phantom_monitor.domain.counts import (
     window_start,
 )
 from phantom_monitor.domain.figures import figures
-from phantom_monitor.domain.labels import true_label
 
 from .conftest import FRAUD
 
