@@ -1,4 +1,4 @@
-"""The control process: governance, registry, deployer and monitor on one gRPC server.
+"""The control process: governance, registry, deployer, monitor and pipelines on one gRPC server.
 
 Each of them is the same application that can also run alone: see `phantom_platform.standalone`.
 """
@@ -11,6 +11,8 @@ import phantom_governance.app
 import phantom_governance.settings
 import phantom_monitor.app
 import phantom_monitor.settings
+import phantom_pipelines.app
+import phantom_pipelines.settings
 import phantom_registry.app
 import phantom_registry.settings
 from phantom_local.bootstrap import ProductionEnvironment
@@ -32,6 +34,7 @@ def build() -> Application:
         lambda context: phantom_registry.app.build(context, phantom_registry.settings.RegistrySettings()),
         lambda context: phantom_deployer.app.build(context, phantom_deployer.settings.DeployerSettings()),
         lambda context: phantom_monitor.app.build(context, phantom_monitor.settings.MonitorSettings()),
+        lambda context: phantom_pipelines.app.build(context, phantom_pipelines.settings.PipelinesSettings()),
     )
     address, secrets = GrpcSettings().address, DataSettings().data_dir / "secrets"
     tokens = TokenSource(address, "local", secrets / "local.key", SystemClock())

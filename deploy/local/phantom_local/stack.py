@@ -103,7 +103,7 @@ def postgres_child(layout: Layout) -> Child:
 
 
 def control_child(layout: Layout, settings: StackSettings, kafka: str, postgres: str) -> Child:
-    """Registry, deployer, monitor and governance in one process."""
+    """Registry, deployer, monitor, pipelines and governance in one process."""
     env = {
         "PHANTOM_KAFKA_BOOTSTRAP": kafka,
         "PHANTOM_POSTGRES_DSN": postgres,

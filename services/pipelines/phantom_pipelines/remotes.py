@@ -154,6 +154,14 @@ class GrpcDeployer:
         with translated():
             await self._deployments.DeleteDeployment(request, **_in(workspace))
 
+    async def drop_candidate(self, workspace: str, deployment_id: str, request_id: str) -> None:
+        """Takes a candidate's traffic, and then the candidate, away."""
+        request = deployer.RollbackCanaryRequest(
+            deployment_id=deployment_id, remove=True, request_id=request_id
+        )
+        with translated():
+            await self._deployments.RollbackCanary(request, **_in(workspace))
+
     async def create_rollout(
         self, workspace: str, request: rollouts.CreateRolloutRequest
     ) -> rollout_pb2.Rollout:

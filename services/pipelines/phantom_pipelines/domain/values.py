@@ -103,3 +103,26 @@ class LogLine:
     at: datetime
     level: str
     text: str
+
+
+@dataclass(frozen=True)
+class Due:
+    """An execution for which there is something to do."""
+
+    workspace: str
+    execution_id: str
+    is_cancelling: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at one stage; only the newest one of a running stage may write."""
+
+    workspace: str
+    execution_id: str
+    stage: str
+    number: int
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return (self.workspace, self.execution_id, self.stage, self.number)

@@ -1,0 +1,157 @@
+"""Executions, as people see and steer them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from phantom_pipelines.domain import approvals
+from phantom_pipelines.domain import execution as executions
+from phantom_pipelines.domain.configs.deployment import DeploymentConfig
+from phantom_pipelines.domain.configs.testing import TestingConfig
+from phantom_pipelines.domain.configs.validation import ValidationConfig
+from phantom_pipelines.domain.execution import Execution
+from phantom_pipelines.domain.pipeline import Pipeline, specs
+from phantom_pipelines.domain.values import Call, Listed, LogLine, Page
+from phantom_pipelines.service import find
+from phantom_pipelines.service.announcements import save
+from phantom_pipelines.service.ports import Deployments, Models, Store, Work
+from phantom_platform import audit
+from phantom_platform.errors import NotFound, Refused
+from phantom_platform.idempotency import Once
+from phantom_platform.ids import new_id
+
+Logs = dict[str, list[LogLine]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to execute. An empty version: the newest."""
+
+    pipeline: str
+    model_id: str
+    version: str = ""
+    trigger: str = ""
+
+
+class Executions:
+    """Use cases on executions. `wake()` tells the executor that there is something to do."""
+
+    def __init__(
+        self, store: Store, models: Models, deployments: Deployments, wake: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._deployments = deployments
+        self._wake = wake
+        self._once = Once(store)
+
+    async def execute(self, call: Call, order: Order) -> Execution:
+        """Begin, after looking whether everything is there that the stages name."""
+        audit.resource(f"{call.workspace}/{order.pipeline}")
+        if (known := await self._once.recall(call, str)) is not None:
+            return await self.get(call.workspace, known)
+        pipeline = await find.pipeline(self._store.reads, call.workspace, order.pipeline)
+        await self._check_named(call.workspace, pipeline)
+        model = await self._models.version(call.workspace, order.model_id, order.version)
+
+        async def work(tx: Work) -> str:
+            execution = executions.begin(
+                pipeline,
+                model,
+                workspace=call.workspace,
+                execution_id=new_id(),
+                by=call.principal,
+                trigger=order.trigger or "manual",
+                now=tx.now,
+            )
+            await tx.add_execution(execution)
+            await save(tx, execution, executions.advance(execution, tx.now), actor=call.principal)
+            return execution.execution_id
+
+        execution_id = await self._once.run(call, str, work)
+        self._wake()
+        return await self.get(call.workspace, execution_id)
+
+    async def get(self, workspace: str, execution_id: str) -> Execution:
+        return await find.execution(self._store.reads, workspace, execution_id)
+
+    async def logs(self, workspace: str, execution_id: str) -> Logs:
+        """Stage → its newest lines, in order."""
+        return await self._store.reads.log_lines(workspace, execution_id)
+
+    async def list_executions(self, workspace: str, page: Page, pipeline: str) -> Listed[Execution]:
+        """Newest first; of one pipeline where one is named."""
+        wanted = (await find.pipeline(self._store.reads, workspace, pipeline)).pipeline_id if pipeline else ""
+        return await self._store.reads.executions(workspace, page, wanted)
+
+    async def cancel(self, call: Call, execution_id: str, reason: str) -> Execution:
+        """What runs is ended in order: the executor interrupts it and takes back what it had begun."""
+        return await self._change(
+            call,
+            execution_id,
+            lambda execution, tx: executions.cancel(execution, call.principal, reason, tx.now),
+        )
+
+    async def decide(
+        self, call: Call, execution_id: str, stage: str, *, approve: bool, comment: str
+    ) -> Execution:
+        """Approve or reject the stage that waits."""
+        return await self._change(
+            call,
+            execution_id,
+            lambda execution, tx: approvals.decide(
+                execution, stage, approve=approve, actor=call.principal, comment=comment, now=tx.now
+            ),
+        )
+
+    async def _change(
+        self, call: Call, execution_id: str, change: Callable[[Execution, Work], Execution]
+    ) -> Execution:
+        audit.resource(f"{call.workspace}/{execution_id}")
+
+        async def work(tx: Work) -> str:
+            before = await find.locked_execution(tx, call.workspace, execution_id)
+            await save(tx, before, change(before, tx), actor=call.principal)
+            return execution_id
+
+        await self._once.run(call, str, work)
+        self._wake()
+        return await self.get(call.workspace, execution_id)
+
+    async def _check_named(self, workspace: str, pipeline: Pipeline) -> None:
+        """`Refused` with the code of what is missing, naming the stage."""
+        environments: list[str] | None = None
+        for stage, spec in specs(pipeline):
+            try:
+                match spec.config:
+                    case DeploymentConfig(environment=named) | TestingConfig(environment=named) if named:
+                        if environments is None:
+                            environments = await self._deployments.environments(workspace)
+                        _check_environment(named, environments)
+                match spec.config:
+                    case TestingConfig() as testing:
+                        suite = await find.suite(self._store.reads, workspace, testing.test_suite)
+                        if testing.test_data:
+                            await self._models.dataset(
+                                workspace, testing.test_data, testing.test_data_version
+                            )
+                        else:
+                            await self._models.dataset(workspace, suite.dataset, suite.dataset_version)
+                        if testing.endpoint:
+                            await self._deployments.endpoint(workspace, testing.endpoint)
+                    case ValidationConfig(dataset=dataset, dataset_version=version) if dataset:
+                        await self._models.dataset(workspace, dataset, version)
+            except NotFound as error:
+                raise Refused(
+                    f"stage {stage.name}: {error.message}", code=error.code, stage=stage.name
+                ) from error
+
+
+def _check_environment(name: str, known: list[str]) -> None:
+    if name not in known:
+        raise NotFound(
+            f"there is no environment {name!r}; there are {', '.join(known) or 'none'}",
+            code="environment_not_found",
+            environment=name,
+        )
