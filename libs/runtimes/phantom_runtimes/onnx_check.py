@@ -164,7 +164,7 @@ def check(raw: bytes, schema: ModelSchema) -> np.ndarray | None:
         raise Invalid("unsupported_model", "the model defines functions of its own; export it without them")
     if model.training_info:
         raise Invalid("unsupported_model", "the model holds training information; export it for inference")
-    for tensor in _tensors(model.graph):
+    for tensor in tensors(model.graph):
         if tensor.data_location == 1 or tensor.external_data:
             raise Invalid(
                 "unsupported_model",
@@ -210,7 +210,8 @@ def _check_node(node: Any) -> None:
         raise Invalid("unsupported_model", f"node {node.name!r:.80} holds a graph of its own")
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
+def tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor of a graph, also those inside the attributes of its nodes."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield sparse.values

@@ -147,7 +147,7 @@ def _check_cats(cats: Mapping[str, Any], schema: ModelSchema) -> None:
         raise corrupt(f"the model has categories for {len(encoded)} of {len(schema.features)} features")
     sizes = []
     for feature, each in zip(schema.features, encoded, strict=False):
-        found = _category_texts(each, feature.name)
+        found = category_texts(each, feature.name)
         sizes.append(len(found))
         if found and tuple(found) != feature.categories:
             raise Invalid(
@@ -165,7 +165,8 @@ def _check_cats(cats: Mapping[str, Any], schema: ModelSchema) -> None:
         raise corrupt("the order of the categories points outside them")
 
 
-def _category_texts(encoded: Any, feature: str) -> list[str]:
+def category_texts(encoded: Any, feature: str) -> list[str]:
+    """The categories that a model keeps of one feature; none where it keeps none."""
     if not isinstance(encoded, Mapping):
         raise corrupt(f"the categories of {feature!r} are broken")
     if "offsets" not in encoded:

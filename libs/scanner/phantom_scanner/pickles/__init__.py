@@ -1,0 +1,1 @@
+"""Pickles, read symbolically: a real stack machine on which nothing real is ever called."""
