@@ -7,6 +7,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phantom_contracts.outcomes import true_label
 from phantom_monitor.domain.answers import score_bins
 from phantom_monitor.domain.counts import (
     Agreement,
