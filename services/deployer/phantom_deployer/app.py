@@ -7,20 +7,27 @@ import secrets
 import grpc
 
 from phantom.deployer.v1.deployer_service_pb2_grpc import add_DeployerServiceServicer_to_server
+from phantom.deployer.v1.rollout_service_pb2_grpc import add_RolloutServiceServicer_to_server
 from phantom_deployer.bell import Bell
 from phantom_deployer.consumers import AckReader, RunningExperiments, routes_projection
 from phantom_deployer.domain.acknowledgement import Acknowledgements
 from phantom_deployer.domain.reconcile import Policy
 from phantom_deployer.local_backend import LocalBackend, LocalSettings
 from phantom_deployer.metrics import Metrics
+from phantom_deployer.pilot import Pilot
 from phantom_deployer.reconciler import Reconciler
 from phantom_deployer.remotes import GrpcArtifactTokens, GrpcModels
 from phantom_deployer.replica_calls import ReplicaCalls
+from phantom_deployer.rollout_rpc import SERVICE as ROLLOUT_SERVICE
+from phantom_deployer.rollout_rpc import RolloutRpc
 from phantom_deployer.rpc import SERVICE, DeployerRpc
-from phantom_deployer.service import Convergence, Deployments, Queries
+from phantom_deployer.service import Convergence, Deployments, Evidences, Piloting, Queries, Rollouts
 from phantom_deployer.settings import DeployerSettings
 from phantom_deployer.store import MIGRATIONS, SCHEMA, PostgresDeployments
+from phantom_deployer.window_consumer import router
 from phantom_platform import ids, rpc
+from phantom_platform.deadletters import DeadLetters
+from phantom_platform.kafka import Consumers
 from phantom_platform.lifecycle import Application, Readiness, Task
 from phantom_platform.postgres import Database, OutboxRelay
 from phantom_platform.rpc import control_channel
@@ -85,20 +92,31 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
     app.add(experiments.projection)
     app.add(Task("deployer-reconciler", reconciler.run))
 
-    deployments = Deployments(
-        store,
-        GrpcModels(channel),
-        experiments,
-        wake=reconciler.wake,
-        entropy=lambda: secrets.token_hex(8),
-    )
+    routes_in = router()
+    app.add(Consumers(routes_in, database, context.kafka_bootstrap, context.clock, registry=context.registry))
+    context.dead_letters.append(DeadLetters(routes_in, database, context.clock))
+    evidences = Evidences(store.reads, context.clock, timeout_s=settings.evidence_timeout_s)
+    piloting = Piloting(store, experiments, acks, evidences)
+    pilot = Pilot(piloting, store, context.clock, metrics, bell, reconciler.wake)
+    app.add(Task("deployer-pilot", pilot.run))
+
+    models = GrpcModels(channel)
+    deployments = Deployments(store, models, experiments, wake=reconciler.wake, entropy=_entropy)
+
+    def wake(workspace: str, deployment_id: str) -> None:
+        pilot.wake(workspace, deployment_id)
+        reconciler.wake(workspace, deployment_id)
+
+    rollouts = Rollouts(store, models, experiments, acks, wake=wake, mint=ids.new_id, entropy=_entropy)
     queries = Queries(store, acks, context.clock, bell.heard)
     door = DeployerRpc(deployments, queries, context.clock, acks.waiting)
-    app.servicers.append(
+    audit = rpc.DatabaseAuditSink(database)
+    app.servicers += [
+        rpc.servicer(add_DeployerServiceServicer_to_server, door, SERVICE, audit=audit),
         rpc.servicer(
-            add_DeployerServiceServicer_to_server, door, SERVICE, audit=rpc.DatabaseAuditSink(database)
-        )
-    )
+            add_RolloutServiceServicer_to_server, RolloutRpc(rollouts), ROLLOUT_SERVICE, audit=audit
+        ),
+    ]
     app.readiness["route-acks"] = lambda: Readiness(
         reader.current.is_set(), "what gateways have acknowledged has not been read yet: nothing is withdrawn"
     )
@@ -106,6 +124,11 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
         reconciler.has_looked, "not every replica of an earlier life has been looked for yet"
     )
     return app
+
+
+def _entropy() -> str:
+    """Makes a salt unlike any other."""
+    return secrets.token_hex(8)
 
 
 def _database(context: ServiceContext) -> Database:

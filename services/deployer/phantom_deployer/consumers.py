@@ -105,6 +105,13 @@ class RunningExperiments:
             for revision in experiment.arms.values()
         }
 
+    def running(self, key: str) -> tuple[str, ...] | None:
+        """Ids of the experiments of this endpoint; None until known."""
+        if self.projection.is_stale:
+            return None
+        record = self._records.get(key)
+        return tuple(sorted(each.id for each in record.experiments)) if record else ()
+
     def arms(self, key: str) -> tuple[str, ...] | None:
         """Revisions that experiments of this endpoint use, in a fixed order; None until known."""
         if self.projection.is_stale:

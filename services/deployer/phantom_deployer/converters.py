@@ -67,7 +67,7 @@ def from_environment(environment: Environment) -> pb.Environment:
     return pb.Environment(
         name=environment.name,
         type=environment.type,
-        created_at=_timestamp(environment.created_at),
+        created_at=to_timestamp(environment.created_at),
         created_by=environment.created_by,
     )
 
@@ -91,7 +91,7 @@ def from_deployment(look: Look, acknowledged: int) -> pb.Deployment:
         route_version=deployment.route_version,
         aliases=deployment.aliases,
         acknowledged_route_version=acknowledged,
-        created_at=_timestamp(deployment.created_at),
+        created_at=to_timestamp(deployment.created_at),
         created_by=deployment.created_by,
         withdrawing=[_from_revision(look, r) for r in deployment.revisions if r.phase == "withdrawing"],
         standby=_from_revision(look, standby) if standby else None,
@@ -129,13 +129,13 @@ def from_gateway(gateway: Gateway) -> pb.Gateway:
     return pb.Gateway(
         boot_id=gateway.boot_id,
         state="silent" if gateway.is_silent else "live",
-        last_seen=_timestamp(gateway.last_seen) if gateway.last_seen else None,
+        last_seen=to_timestamp(gateway.last_seen) if gateway.last_seen else None,
         applied={key: each.applied for key, each in gateway.progress.items()},
         drained={key: each.drained for key, each in gateway.progress.items()},
     )
 
 
-def _timestamp(moment: datetime) -> Timestamp:
+def to_timestamp(moment: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp

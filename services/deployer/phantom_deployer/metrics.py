@@ -36,3 +36,10 @@ class Metrics:
             buckets=(0.005, 0.02, 0.1, 0.5, 2, 10),
             registry=registry,
         )
+        self.rollouts = Gauge("phantom_deployer_rollouts", "Rollouts by state", ["state"], registry=registry)
+        self.rollback_seconds = Histogram(
+            "phantom_deployer_rollback_seconds",
+            "From the decision to roll back to the last gateway's acknowledgement",
+            buckets=(0.1, 0.25, 0.5, 1, 2, 5, 10, 30),
+            registry=registry,
+        )

@@ -23,6 +23,11 @@ class DeployerSettings(BaseSettings):
     unresponsive_s: float = Field(
         default=30.0, gt=0, description="s; a running replica that does not answer for so long is killed"
     )
+    evidence_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="s; a rollout pauses when nothing is heard of what gateways serve for so long",
+    )
     replica_threads: int = Field(
         default=1, ge=1, le=256, description="compute threads of a replica; replicas share the machine"
     )

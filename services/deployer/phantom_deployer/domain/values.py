@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from phantom_deployer.domain.rollouts.spec import RolloutSpec
+
 T = TypeVar("T")
 
 DEPLOYER = "deployer"
@@ -43,6 +45,36 @@ class Answer:
     deployment_id: str
     revision: str = ""
     route_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOrder:
+    """What to roll out. Empty means as in `Order`; `requester`: on whose behalf, empty for the caller's own."""
+
+    model_id: str
+    environment: str
+    spec: RolloutSpec
+    version: str = ""
+    deployment_id: str = ""
+    is_vouched: bool = False
+    requester: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutAnswer:
+    """The rollout that a change was about."""
+
+    rollout_id: str
+    deployment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutKey:
+    """A live rollout."""
+
+    workspace: str
+    deployment_id: str
+    rollout_id: str
 
 
 @dataclass(frozen=True, slots=True)

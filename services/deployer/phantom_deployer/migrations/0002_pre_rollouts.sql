@@ -61,6 +61,7 @@ CREATE TABLE evidence_windows (
     PRIMARY KEY (workspace, endpoint, start_at, route_version, revision, arm, decision, segment)
 );
 CREATE INDEX evidence_by_age ON evidence_windows (start_at);
+CREATE INDEX evidence_by_change ON evidence_windows (workspace, endpoint, seen);
 
 CREATE TABLE evidence_closed (
     workspace  text NOT NULL,

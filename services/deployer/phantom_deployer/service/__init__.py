@@ -2,6 +2,9 @@
 
 from phantom_deployer.service.convergence import Advance, Convergence, Task
 from phantom_deployer.service.deployments import Deployments
+from phantom_deployer.service.evidence import Evidences
+from phantom_deployer.service.piloting import Piloting
 from phantom_deployer.service.queries import Queries
+from phantom_deployer.service.rollouts import Rollouts
 
-__all__ = ["Advance", "Convergence", "Deployments", "Queries", "Task"]
+__all__ = ["Advance", "Convergence", "Deployments", "Evidences", "Piloting", "Queries", "Rollouts", "Task"]

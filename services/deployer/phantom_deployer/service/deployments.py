@@ -14,7 +14,10 @@ from phantom_deployer.domain.deployment import (
     generated_id,
 )
 from phantom_deployer.domain.rollout import Outcome, Used
+from phantom_deployer.domain.rollouts.commands import deployment_deleted
+from phantom_deployer.domain.rollouts.turn import Around, Turn
 from phantom_deployer.domain.values import Answer, Call, Order
+from phantom_deployer.service import moves
 from phantom_deployer.service.announcements import commit
 from phantom_deployer.service.ports import Experiments, Models, Store, Work
 from phantom_platform import audit
@@ -108,30 +111,62 @@ class Deployments:
         return answer
 
     async def set_weight(self, call: Call, name: str, bp: int) -> Answer:
-        return await self._change(call, name, lambda deployment, used: rollout.set_weight(deployment, bp))
+        """Refused while a rollout is live: it decides on shares."""
+        return await self._change(
+            call, name, lambda deployment, used: rollout.set_weight(deployment, bp), instead="PromoteRollout"
+        )
 
     async def complete(self, call: Call, name: str) -> Answer:
-        return await self._change(call, name, rollout.complete)
+        """Refused while a rollout is live."""
+        return await self._change(call, name, rollout.complete, instead="PromoteRollout")
 
     async def roll_back(self, call: Call, name: str, *, remove: bool, reason: str) -> Answer:
         return await self._change(
             call,
             name,
             lambda deployment, used: rollout.roll_back(deployment, remove=remove, reason=reason, used=used),
+            instead="RollBackRollout",
         )
 
     async def scale(self, call: Call, name: str, replicas: int) -> Answer:
         return await self._change(call, name, lambda deployment, used: rollout.scale(deployment, replicas))
 
     async def delete(self, call: Call, name: str) -> Answer:
-        return await self._change(call, name, rollout.delete)
-
-    async def _change(self, call: Call, name: str, change: Callable[[Deployment, Used], Outcome]) -> Answer:
+        """A live rollout ends with it."""
         audit.resource(f"{call.workspace}/{name}")
         used = self._experiments.used(call.workspace)
 
         async def work_on(work: Work) -> Answer:
-            before = await _locked(work, call.workspace, name)
+            before = await locked(work, call.workspace, name)
+            after, happened = rollout.delete(before, used)
+            live = await work.live_rollout(before.workspace, before.id)
+            if live is None:
+                after = await commit(
+                    work, before, after, happened, actor=call.principal, experiments=self._experiments
+                )
+                return Answer(after.id, route_version=after.route_version)
+            around = Around(work.now, lambda route, version: None, used, actor=call.principal)
+            turn = Turn(live, before, around)
+            turn.change((after, happened))
+            deployment_deleted(turn)
+            _, after = await moves.save(work, before, live, turn, experiments=self._experiments)
+            return Answer(after.id, route_version=after.route_version)
+
+        answer = await self._once.run(call, Answer, work_on)
+        self._wake(call.workspace, answer.deployment_id)
+        return answer
+
+    async def _change(
+        self, call: Call, name: str, change: Callable[[Deployment, Used], Outcome], *, instead: str = ""
+    ) -> Answer:
+        """`instead`: what to call while a rollout is live, where the change is refused then."""
+        audit.resource(f"{call.workspace}/{name}")
+        used = self._experiments.used(call.workspace)
+
+        async def work_on(work: Work) -> Answer:
+            before = await locked(work, call.workspace, name)
+            if instead:
+                await _check_no_rollout(work, before, instead)
             after, happened = change(before, used)
             after = await commit(
                 work, before, after, happened, actor=call.principal, experiments=self._experiments
@@ -178,8 +213,9 @@ class Deployments:
     async def _extend(
         self, work: Work, call: Call, order: Order, existing: str, model: ModelVersion, used: Used
     ) -> Answer:
-        before = await _locked(work, call.workspace, existing)
-        _check_is_the_same(before, order)
+        before = await locked(work, call.workspace, existing)
+        check_is_the_same(before, order)
+        await _check_no_rollout(work, before, "CreateRollout with on_conflict supersede, or RollBackRollout")
         after, happened = rollout.add_revision(
             before, model, bp=order.canary_bp, vouched=order.is_vouched, entropy=self._entropy(), used=used
         )
@@ -190,13 +226,24 @@ class Deployments:
         return Answer(after.id, revision.id, after.route_version)
 
 
-async def _locked(work: Work, workspace: str, name: str) -> Deployment:
+async def locked(work: Work, workspace: str, name: str) -> Deployment:
     """By id or alias."""
     deployment_id = await work.resolve(workspace, name)
     found = await work.lock(workspace, deployment_id) if deployment_id else None
     if found is None or found.is_deleted:
         raise not_found(name)
     return found
+
+
+async def _check_no_rollout(work: Work, deployment: Deployment, instead: str) -> None:
+    live = await work.live_rollout(deployment.workspace, deployment.id)
+    if live is not None:
+        raise Refused(
+            f"the rollout {live.id} of version {live.model_version} is live on {deployment.id} ({live.state}) and "
+            f"decides on its traffic; use {instead}",
+            code="rollout_live",
+            rollout_id=live.id,
+        )
 
 
 def not_found(name: str) -> NotFound:
@@ -207,7 +254,7 @@ def not_found(name: str) -> NotFound:
     )
 
 
-def _check_is_the_same(deployment: Deployment, order: Order) -> None:
+def check_is_the_same(deployment: Deployment, order: Order) -> None:
     """What was said of an existing deployment must be how it is."""
     if (deployment.model_id, deployment.environment) != (order.model_id, order.environment):
         raise Refused(

@@ -8,11 +8,12 @@ from phantom_deployer.domain.deployment import Deployment, Environment, Replica
 from phantom_deployer.domain.routing import RoutedRevision
 from phantom_deployer.domain.values import KnownGateway, Listed, RouteVersion
 from phantom_deployer.store import rows
+from phantom_deployer.store.evidence import EvidenceReads
+from phantom_deployer.store.rollouts import RolloutReads
 from phantom_deployer.store.rows import Row
-from phantom_platform.postgres.answers import AnswerReads
 
 
-class Reads(AnswerReads):
+class Reads(RolloutReads, EvidenceReads):
     """Reads of one workspace each, but for what the reconciler and the acknowledgements need."""
 
     ANSWERS = "requests"

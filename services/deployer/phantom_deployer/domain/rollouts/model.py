@@ -161,6 +161,7 @@ class Transition:
     reason: str
     actor: str
     at: datetime
+    # From 1; 0 before the first.
     step: int
     bp: int
     # 0 until the route is published, in the same transaction.
@@ -199,8 +200,9 @@ class Rollout:
     judged_from: int = 0
     # While paused: the state that it was paused in.
     held: State | None = None
-    # Age at which labels count, s; None where quality is not compared.
+    # Age at which labels count, s, and the margin of quality; None where it is not compared.
     maturity_s: float | None = None
+    quality_margin: float | None = None
     verdict: Judgement | None = None
     figures: Figures = field(default_factory=Figures)
     replay: ReplayReport | None = None
@@ -211,6 +213,8 @@ class Rollout:
     # Of a rollback: when it was decided, and the route version that takes the traffic away (0: not yet published).
     rollback_at: datetime | None = None
     rollback_version: int = 0
+    # What stays on the candidate after it.
+    rest_bp: int = 0
     # The criterion that made it roll back.
     fired: str = ""
     warnings: tuple[str, ...] = ()
@@ -240,6 +244,13 @@ class Rollout:
         """The share of the step."""
         span = self.span
         return span.bp if span else 0
+
+    @property
+    def percentage(self) -> float:
+        """The candidate's share, also once it has ended."""
+        if self.span is None and self.state == "succeeded" and self.spans:
+            return self.spans[-1].bp / 100
+        return (self.bp or self.rest_bp) / 100
 
     @property
     def window_s(self) -> float:

@@ -231,12 +231,12 @@ def _criteria(criteria: SuccessCriteria) -> Problems:
     if criteria.minimum_requests < 0:
         yield "criteria.minimum_requests", "must not be negative"
     margin, distance = criteria.quality_margin, criteria.max_distribution_distance
-    if margin is not None and not (math.isfinite(margin) and margin <= 1):
-        yield "criteria.quality_margin", "must be at most 1; negative turns the comparison off"
-    if distance is not None and not 0 < distance <= 1:
-        yield "criteria.max_distribution_distance", "must be above 0, and at most 1"
-    if not 0 < criteria.level <= 0.5:
-        yield "criteria.level", "must be a probability above 0, and at most 0.5"
+    if margin is not None and not (math.isfinite(margin) and margin <= 1 and margin):
+        yield "criteria.quality_margin", "must be above 0, and at most 1; negative turns the comparison off"
+    if distance is not None and not 0 < distance < 1:
+        yield "criteria.max_distribution_distance", "must be above 0, and below 1"
+    if not 0 < criteria.level < 0.5:
+        yield "criteria.level", "must be a probability above 0, and below 0.5"
 
 
 def _auto_rollback(spec: RolloutSpec) -> Problems:

@@ -93,7 +93,7 @@ class Turn:
             reason=reason,
             actor=self.around.actor,
             at=self.now,
-            step=max(before.step, 0),
+            step=before.step + 1,
             bp=before.bp,
             criterion=criterion,
         )

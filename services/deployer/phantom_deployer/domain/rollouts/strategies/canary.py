@@ -19,6 +19,9 @@ class Canary:
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         return plan.shares(_plan(spec))
 
+    def prepare(self, turn: Turn) -> None:
+        """It starts with all its replicas."""
+
     def begin(self, turn: Turn) -> None:
         _to_step(turn, 0, "ready", f"{turn.rollout.candidate} is ready")
 

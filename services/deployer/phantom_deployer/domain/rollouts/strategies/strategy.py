@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from phantom_deployer.domain import rollout as mechanics
@@ -15,6 +16,10 @@ class Strategy(Protocol):
 
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         """The shares of the steps that are planned, basis points."""
+        ...
+
+    def prepare(self, turn: Turn) -> None:
+        """The candidate was added in this turn: say how many replicas it starts with, if not all."""
         ...
 
     def begin(self, turn: Turn) -> None:
@@ -60,6 +65,7 @@ def roll_back(
     """The traffic leaves the candidate, but for `percent`."""
     turn.begin_rollback(code, reason, criterion=criterion)
     strategy.take_back(turn, reason, percent)
+    turn.rollout = replace(turn.rollout, rest_bp=turn.deployment.candidate_bp)
 
 
 def take_back(turn: Turn, reason: str, percent: float) -> None:
