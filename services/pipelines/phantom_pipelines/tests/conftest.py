@@ -89,7 +89,9 @@ class Running:
     ) -> Task:
         """One more process's executor, with a session of its own; every type is the script's unless given."""
         leases = Leases(self.database)
-        chosen = runners or dict.fromkeys(("validation", "containerization", "testing", "deployment"), self.script)
+        chosen = runners or dict.fromkeys(
+            ("validation", "containerization", "testing", "deployment"), self.script
+        )
         executor = Executor(
             progression or Progression(self.store),
             chosen,
