@@ -21,6 +21,7 @@ from phantom_inference_gateway.domain.ejection import EjectionRule
 from phantom_inference_gateway.domain.frames import FrameLimits
 from phantom_inference_gateway.grpc_server import InferenceServer
 from phantom_inference_gateway.ids import IdMint
+from phantom_inference_gateway.journey import ShadowLimits
 from phantom_inference_gateway.membership import Membership, inherited
 from phantom_inference_gateway.metrics import GatewayMetrics
 from phantom_inference_gateway.pool import Pool
@@ -102,7 +103,11 @@ def build(
         records,
         metrics,
         Source(IdMint(), random.randrange),
-        Limits(settings.max_in_flight, settings.max_in_flight_bytes),
+        Limits(
+            settings.max_in_flight,
+            settings.max_in_flight_bytes,
+            ShadowLimits(settings.shadow_in_flight, settings.shadow_in_flight_bytes),
+        ),
     )
     app.acks = _acks(app, settings, bootstrap, followed, clock)
     app.gateway.is_stale = lambda: app.acks.is_stale
@@ -114,6 +119,7 @@ def build(
     if group is None:
         app.observation = app.add(_metrics_server(app, settings, registry))
     app.add(app.acks)
+    app.add(app.gateway.shadows)
     app.add(_Settling(app.routes))
     _doors(app, settings, metrics, is_shared=group is not None)
     return app

@@ -40,6 +40,14 @@ def wire(metrics: GatewayMetrics, sources: Sources) -> None:
     metrics.routed = sources.routes.revisions
     metrics.waits = pool.waits
     counters: Mapping[str, tuple[str, Callable[[], float]]] = {
+        "shadow_answered": (
+            "Copies of calls that shadow revisions answered, in whichever way",
+            lambda: gateway.shadows.answered,
+        ),
+        "shadow_dropped": (
+            "Copies of calls left out, since the shadow revision or the gateway had too much to do",
+            lambda: gateway.shadows.dropped,
+        ),
         "retries_refused": ("Retries that did not fit the budget", lambda: gateway.budget.refused),
         "ejections": ("Times a replica was left out", lambda: pool.ejections),
         "frames": ("Frames written to model servers", lambda: pool.frames()[0]),
@@ -62,6 +70,7 @@ def wire(metrics: GatewayMetrics, sources: Sources) -> None:
     }
     gauges: Mapping[str, tuple[str, Callable[[], float]]] = {
         "in_flight": ("Calls under way", lambda: gateway.in_flight),
+        "shadow_in_flight": ("Copies under way", lambda: gateway.shadows.in_flight),
         "replicas_open": ("Connections to replicas that take calls", lambda: pool.counts()[0]),
         "replicas_routed": ("Connections to replicas that the routes name", lambda: pool.counts()[1]),
         "spill_bytes": ("Prediction batches on disk, bytes", lambda: records.spill_bytes),

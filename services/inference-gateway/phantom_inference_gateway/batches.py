@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from phantom.predictions.v1.prediction_batch_pb2 import KIND_ANSWER, FailedAttempt, PredictionBatch
+from phantom.predictions.v1.prediction_batch_pb2 import (
+    DECISION_SHADOW,
+    KIND_ANSWER,
+    KIND_SHADOW,
+    FailedAttempt,
+    PredictionBatch,
+)
 from phantom_contracts.protobuf import varint
 from phantom_inference_gateway.calls import Entry, Part
 
@@ -145,11 +151,17 @@ class BatchBuilder:
             [replicas.setdefault(each.served_replica, len(replicas)) for each in entries]
         )
         batch.arms.extend([variants.setdefault(each.arm, len(variants)) for each in entries])
-        batch.decisions.extend([each.decision for each in entries])
+        decisions = [each.decision for each in entries]
+        batch.decisions.extend(decisions)
         batch.route_versions.extend([each.route_version for each in entries])
         batch.experiment_versions.extend([each.experiment_version for each in entries])
         batch.statuses.extend([each.status for each in entries])
-        batch.kinds.extend([KIND_ANSWER] * len(entries))
+        if DECISION_SHADOW in decisions:
+            batch.kinds.extend(
+                [KIND_SHADOW if each == DECISION_SHADOW else KIND_ANSWER for each in decisions]
+            )
+        else:
+            batch.kinds.extend([KIND_ANSWER] * len(entries))
         batch.received_us.extend([each.received_us for each in entries])
         batch.answered_us.extend(answered)
         batch.rows.extend(rows)

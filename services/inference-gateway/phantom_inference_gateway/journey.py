@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from phantom_inference_gateway.attempts import Attempt, Target
 from phantom_inference_gateway.calls import Call, FailedAttempt
@@ -13,11 +13,21 @@ from phantom_inference_gateway.domain.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowLimits:
+    """Copies, and their request bytes, that may be under way at once."""
+
+    copies: int = 256
+    size: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What may be under way at once; beyond it calls are refused at once."""
 
     calls: int = 4096
     size: int = 512 * 1024 * 1024
+    # Copies for shadow revisions; beyond it they are left out.
+    shadows: ShadowLimits = field(default_factory=ShadowLimits)
 
 
 @dataclass(frozen=True, slots=True)

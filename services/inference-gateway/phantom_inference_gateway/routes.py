@@ -20,6 +20,7 @@ from phantom_inference_gateway.domain.routing import (
     Plan,
     RevisionSpec,
     RouteSpec,
+    ShadowSpec,
     shorten,
 )
 from phantom_inference_gateway.domain.tables import History, Table
@@ -288,6 +289,11 @@ def _spec(record: RouteRecord, experiments: ExperimentsRecord | None) -> RouteSp
             RevisionSpec(each.id, each.model_version, each.pinnable) for each in record.revisions
         ),
         experiments=tuple(_experiment(each) for each in experiments.experiments) if experiments else (),
+        shadow=(
+            ShadowSpec(record.shadow.revision, record.shadow.salt, record.shadow.bp)
+            if record.shadow is not None
+            else None
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from phantom_inference_gateway.domain.retry import Ending, RetryBudget, Step, Tr
 from phantom_inference_gateway.domain.tables import Table
 from phantom_inference_gateway.journey import Journey, Limits, Source
 from phantom_inference_gateway.ports import Gatekeeper, Observer, Records, RouteTables
+from phantom_inference_gateway.shadowing import Shadows
 from phantom_platform.errors import Exhausted, NotFound, PhantomError
 from phantom_platform.rpc.status import code_of
 
@@ -62,6 +63,7 @@ class Gateway:
         self._observer = observer
         self._source = source
         self._limits = limits or Limits()
+        self.shadows = Shadows(records, source, self._limits.shadows)
         self.budget = RetryBudget(burst=self._limits.calls)
         self._loop = asyncio.get_running_loop()
         self._size = 0
@@ -169,6 +171,8 @@ class Gateway:
             table = journey.table
             table.attempts += 1
             target.send(attempt, now)
+            if (shadow := table.plan.shadow) is not None and not journey.tried:
+                self.shadows.offer(journey, shadow)
             try:
                 await attempt.ended
             finally:

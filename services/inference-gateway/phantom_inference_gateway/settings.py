@@ -46,6 +46,14 @@ class GatewaySettings(BaseSettings):
         ge=64 * 1024**2,
         description="request bytes under way; beyond it calls are refused",
     )
+    shadow_in_flight: int = Field(
+        default=256, ge=0, description="copies for shadow revisions under way; beyond it they are left out"
+    )
+    shadow_in_flight_bytes: int = Field(
+        default=64 * 1024**2,
+        ge=0,
+        description="request bytes of copies under way; beyond it they are left out",
+    )
     max_wait_ms: float = Field(
         default=1000.0,
         ge=0,

@@ -24,6 +24,11 @@ class Decision(enum.IntEnum):
     EXPERIMENT = 2
     PIN = 3
     OVERRIDE = 4
+    SHADOW = 5
+
+
+# The arm of copies that a shadow revision answers.
+SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,15 @@ class ExperimentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSpec:
+    """Calls of units whose bucket under `salt` is below `bp` are copied to a revision."""
+
+    revision: str
+    salt: str
+    bp: int
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSpec:
     """What a route record says about choosing revisions."""
 
@@ -73,6 +87,7 @@ class RouteSpec:
     arms: Mapping[str, str]
     revisions: Sequence[RevisionSpec]
     experiments: Sequence[ExperimentSpec] = ()
+    shadow: ShadowSpec | None = None
 
 
 def metadata_key(hash_field: str) -> str:
@@ -117,6 +132,24 @@ class _Experiment:
         return start <= xxh3_64_intdigest(self.gate_prefix + unit) % BUCKETS < end
 
 
+class Shadow:
+    """Which calls are copied, compiled. Raises `AssignmentError` for the salt, ValueError for the share."""
+
+    __slots__ = ("_bp", "_prefix", "revision")
+
+    def __init__(self, spec: ShadowSpec) -> None:
+        assignment.bucket(spec.salt, "")
+        if not 0 <= spec.bp <= BUCKETS:
+            raise ValueError(f"the shadow's share is {spec.bp} basis points, not 0 to {BUCKETS}")
+        self.revision = spec.revision
+        self._prefix = spec.salt.encode() + b":"
+        self._bp = spec.bp
+
+    def takes(self, unit: str) -> bool:
+        """Whether a call of this unit (of one without, its prediction id) is copied."""
+        return xxh3_64_intdigest(self._prefix + unit.encode()) % BUCKETS < self._bp
+
+
 class Unit:
     """Where the unit of a call comes from; asked for a hash field, at most once each.
 
@@ -146,7 +179,17 @@ class Unit:
 class Plan:
     """A route compiled together with its endpoint's experiments. Immutable."""
 
-    __slots__ = ("_experiments", "_key", "_rollout", "_versions", "control", "revisions", "spec", "stable")
+    __slots__ = (
+        "_experiments",
+        "_key",
+        "_rollout",
+        "_versions",
+        "control",
+        "revisions",
+        "shadow",
+        "spec",
+        "stable",
+    )
 
     def __init__(self, spec: RouteSpec) -> None:
         self.spec = spec
@@ -160,6 +203,10 @@ class Plan:
         self.stable = Choice(self.control, CONTROL, CONTROL, Decision.ROLLOUT)
         self._key = metadata_key(spec.hash_field)
         self._rollout = Buckets(spec.salt, spec.allocations, self._rollout_choice)
+        # None also where its revision is not in the route.
+        self.shadow: Shadow | None = None
+        if spec.shadow is not None and spec.shadow.revision in self.revisions:
+            self.shadow = Shadow(spec.shadow)
         self._experiments = [self._compile(each) for each in spec.experiments]
         # The newest revision of a version answers for it, those of the arms before others.
         self._versions = {each.model_version: each.id for each in spec.revisions}

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from phantom.predictions.v1.prediction_batch_pb2 import (
     DECISION_EXPERIMENT,
+    DECISION_SHADOW,
     KIND_ANSWER,
+    KIND_SHADOW,
     Block,
     PredictionBatch,
 )
@@ -190,3 +192,11 @@ def test_an_empty_batch_carries_only_its_watermark() -> None:
 def test_varints_are_protobufs(value: int) -> None:
     # field 4 (sequence) of the message, as a varint
     assert PredictionBatch.FromString(b"\x20" + varint(value)).sequence == value
+
+
+def test_answers_of_shadows_are_of_their_own_kind() -> None:
+    builder = BatchBuilder("default/delays")
+    for decision in (DECISION_EXPERIMENT, DECISION_SHADOW, DECISION_EXPERIMENT):
+        builder.add(entry(decision=decision), 1, (b"", 0, 0, 0))
+    batch = PredictionBatch.FromString(builder.encode("boot", 1, 1))
+    assert list(batch.kinds) == [KIND_ANSWER, KIND_SHADOW, KIND_ANSWER]

@@ -12,6 +12,8 @@ from phantom_inference_gateway.domain.routing import (
     Plan,
     RevisionSpec,
     RouteSpec,
+    Shadow,
+    ShadowSpec,
     Unit,
     metadata_key,
     shorten,
@@ -156,3 +158,12 @@ def test_texts_of_clients_are_shortened_and_printable():
     assert shorten("a\r\nb\x00é") == "a??b??"
     assert len(shorten("x" * 10**6)) == 80
     assert shorten(str(uuid.UUID(int=1))) == str(uuid.UUID(int=1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(0, 10_000))
+def test_a_shadow_takes_the_units_that_the_offline_assignment_says(text, bp):
+    shadow = Shadow(ShadowSpec("d.2", "shadow-1", bp))
+    assert shadow.takes(text) == (assignment.bucket("shadow-1", text) < bp)
+    assert Plan(spec(shadow=ShadowSpec("d.2", "shadow-1", bp))).shadow is not None
+    assert Plan(spec(shadow=ShadowSpec("d.9", "shadow-1", bp))).shadow is None
