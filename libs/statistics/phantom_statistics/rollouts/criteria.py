@@ -16,6 +16,7 @@ class Criteria:
     compare_errors: bool = True  # with the stable revision at the same time
     compare_latency: bool = True
     compare_rejected: bool = True
+    latency_tolerance: float = 0.0  # share of the stable p95 by which the candidate's may be higher
     quality_margin: float | None = None  # of accuracy (share) and log loss (nats)
     max_distribution_distance: float | None = None  # 0..1; None reports the distance and never judges it
     level: float = 0.05  # probability of a rollback in the whole rollout of a candidate that is no different
@@ -27,6 +28,8 @@ class Criteria:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is a positive number, not {value}")
+        if not 0 <= self.latency_tolerance <= 10:
+            raise ValueError(f"latency_tolerance is a share from 0 to 10, not {self.latency_tolerance}")
         if self.minimum_requests < 0:
             raise ValueError(f"minimum_requests is not negative, but {self.minimum_requests}")
         if not 0 < self.level < 0.5:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from phantom_statistics.rollouts import levels
 from phantom_statistics.rollouts.criteria import Criteria
 from phantom_statistics.rollouts.distance import judge_distance
 from phantom_statistics.rollouts.evidence import StepEvidence, Sums
@@ -16,11 +17,6 @@ from phantom_statistics.rollouts.verdict import Finding, Verdict, Word
 
 WINDOW_S = 5
 LEAST_MEASURED = 100  # calls
-# Parts of the level; they add up to 1.
-ERRORS, LATENCY, REJECTED, ACCURACY, LOG_LOSS, DISTANCE = 0.25, 0.25, 0.125, 0.125, 0.125, 0.025
-# Of each measurement against a threshold. Were all measurements of a step alike, so that one beyond it by chance meant
-# all of them, the two thresholds would use up 21 steps x 2 x 0.002 of the level.
-MEASUREMENT = 0.002
 # Undecided findings that hold a step. Quality does not: labels come later than steps end, and act whenever they come.
 _HOLD = {
     "error_rate_threshold",
@@ -31,7 +27,6 @@ _HOLD = {
     "rejected_share",
     "distribution_distance",
 }
-_QUALITY = {"accuracy", "log_loss"}
 
 
 def measurements(windows: Sequence[tuple[int, Sums]], interval_s: float, minimum_requests: int) -> list[Sums]:
@@ -83,7 +78,7 @@ def requests_to_detect_doubling(error_rate: float) -> int:
 
 
 def _thresholds(criteria: Criteria, measured: Sequence[Sums], failures: int) -> list[Finding]:
-    level, findings = criteria.level * MEASUREMENT, []
+    level, findings = levels.of_measurement(criteria), []
     if criteria.error_rate_threshold is not None:
         findings.append(judge_error_threshold(criteria.error_rate_threshold, measured, failures, level))
     if criteria.latency_p95_threshold_ms is not None:
@@ -111,20 +106,20 @@ def _minimum(criteria: Criteria, steps: Sequence[StepEvidence], requests: int | 
 
 
 def _comparisons(criteria: Criteria, steps: Sequence[StepEvidence]) -> list[Finding]:
-    level, findings = criteria.level, []
+    level, findings = levels.of_tests(criteria), []
     pairs = [step.operational for step in steps]
     strata = Strata.of(pairs)
     if criteria.compare_errors:
-        findings.append(judge_errors(strata, level * ERRORS))
+        findings.append(judge_errors(strata, level.errors))
     if criteria.compare_latency:
-        findings.append(judge_latency(pairs, level * LATENCY))
+        findings.append(judge_latency(pairs, level.latency, criteria.latency_tolerance))
     if criteria.compare_rejected:
-        findings.append(judge_rejected(strata, level * REJECTED))
+        findings.append(judge_rejected(strata, level.rejected))
     if criteria.quality_margin is not None:
         matured = Strata.of([step.matured for step in steps])
-        findings.append(judge_accuracy(matured, criteria.quality_margin, level * ACCURACY))
-        findings.append(judge_log_loss(matured, criteria.quality_margin, level * LOG_LOSS))
-    distance = judge_distance(pairs, strata, criteria.max_distribution_distance, level * DISTANCE)
+        findings.append(judge_accuracy(matured, criteria.quality_margin, level.accuracy))
+        findings.append(judge_log_loss(matured, criteria.quality_margin, level.log_loss))
+    distance = judge_distance(pairs, strata, criteria.max_distribution_distance, level.distance)
     return findings if distance is None else [*findings, distance]
 
 

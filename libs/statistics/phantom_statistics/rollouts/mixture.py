@@ -48,18 +48,26 @@ class Events:
 def relative_rate(events: Events, design_effect: float, level: float) -> RelativeRate:
     """The test on `events`, each worth 1/`design_effect` of an independent one."""
     centre, sd = _peak(events, design_effect)
-    # The mean of the likelihood under a half-normal prior on log r > 0.
-    low = max(0.0, centre - 8 * sd)
-    high = max(0.0, centre) + 8 * sd
-    nodes = low + (high - low) * (_NODES + 1) / 2
-    at_nodes = events.log_likelihood(nodes) / design_effect - nodes**2 / (2 * SPREAD**2)
-    top = float(at_nodes.max())
-    mean = float(np.exp(at_nodes - top) @ _WEIGHTS) * (high - low) / 2 * 2 / (SPREAD * math.sqrt(2 * math.pi))
-    log_mean = top + math.log(mean)
+    log_mean = _log_mean(events, design_effect, centre, sd)
     grid = centre + sd * _STEPS
     above = events.log_likelihood(grid) / design_effect - (log_mean + math.log(level))
     lower, upper = _crossings(grid, above)
     return RelativeRate(math.exp(centre), lower, upper, min(1.0, math.exp(-log_mean)))  # log L(r = 1) is 0
+
+
+def _log_mean(events: Events, design_effect: float, centre: float, sd: float) -> float:
+    """Log of the likelihood's mean under a half-normal prior on log r > 0, over the part that matters."""
+    low, high = max(0.0, centre - 8 * sd), max(0.0, centre) + 8 * sd
+    if centre < 0:  # it falls from r = 1 on, as fast as its slope there says
+        slope = (
+            float((events.candidate + events.stable) @ events.share - events.candidate.sum()) / design_effect
+        )
+        high = min(high, 40 / slope)
+    nodes = low + (high - low) * (_NODES + 1) / 2
+    values = events.log_likelihood(nodes) / design_effect - nodes**2 / (2 * SPREAD**2)
+    top = float(values.max())
+    density = 2 / (SPREAD * math.sqrt(2 * math.pi))
+    return top + math.log(float(np.exp(values - top) @ _WEIGHTS) * (high - low) / 2 * density)
 
 
 def _peak(events: Events, design_effect: float) -> tuple[float, float]:

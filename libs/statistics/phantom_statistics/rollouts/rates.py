@@ -39,8 +39,10 @@ def _judge_field(criterion: str, what: str, strata: Strata, field: int, level: f
     return _judge(criterion, what, counts, counts.totals(), level)
 
 
-def judge_latency(pairs: Sequence[Pair], level: float) -> Finding:
+def judge_latency(pairs: Sequence[Pair], level: float, tolerance: float = 0.0) -> Finding:
     """Answers slower than the stable revision's p95 of the same step; exact counts of the sketches' bins.
+
+    With a tolerance, the candidate's answers count as slow above that p95 times 1 + tolerance only.
 
     The spread between units is taken from the groups' coarse bins, at the edge nearest to that p95.
     """
@@ -58,7 +60,8 @@ def judge_latency(pairs: Sequence[Pair], level: float) -> Finding:
         slowest = pair.control.latency.edge_value(edge)
         first = nearest_coarse_edge(slowest)
         for side, sums in enumerate((pair.candidate, pair.control)):
-            exact[place, 2 * side] = sums.latency.count_above(edge)
+            mine = edge if side or not tolerance else sums.latency.edge_of(slowest * (1 + tolerance))
+            exact[place, 2 * side] = sums.latency.count_above(mine)
             exact[place, 2 * side + 1] = sums.latency.count
             coarse[place, 2 * side] = sums.slow[:, first:].sum(axis=1)
             coarse[place, 2 * side + 1] = sums.slow.sum(axis=1)

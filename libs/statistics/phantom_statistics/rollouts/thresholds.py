@@ -28,35 +28,40 @@ class Share:
 
     def lies_beyond(self, threshold: float, level: float) -> bool:
         """Whether the always-valid interval lies wholly above the threshold."""
-        return self.value > threshold and self._log_evidence(threshold) > -math.log(level)
+        return self.value > threshold and self._log_mean() - self._log_at(threshold) > -math.log(level)
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The always-valid interval: the shares that the evidence does not rule out."""
+        """The always-valid interval: the shares that the evidence does not rule out.
+
+        A share is ruled out where the likelihood averaged over Beta(1/2, 1/2) is more than 1/`level` times that at the
+        share (Robbins 1970), each call counting 1/`design_effect`.
+        """
         if not self.trials:
             return 0.0, 1.0
-        limit = -math.log(level)
-        return self._end(0.0, limit), self._end(1.0, limit)
+        least = self._log_mean() + math.log(level)
+        return self._end(0.0, least), self._end(1.0, least)
 
-    def _end(self, outside: float, limit: float) -> float:
+    def _end(self, outside: float, least: float) -> float:
         inside = self.value
         if inside == outside:
             return outside
-        for _ in range(50):
+        for _ in range(30):
             middle = (inside + outside) / 2
-            if self._log_evidence(middle) > limit:
+            if self._log_at(middle) < least:
                 outside = middle
             else:
                 inside = middle
         return inside
 
-    def _log_evidence(self, share: float) -> float:
-        """Log of the likelihood averaged over Beta(1/2, 1/2), over that at `share` (Robbins 1970)."""
+    def _log_mean(self) -> float:
         x, n = self.events / self.design_effect, self.trials / self.design_effect
-        mean = _log_beta(x + 0.5, n - x + 0.5) - _log_beta(0.5, 0.5)
-        at = (x * math.log(share) if x else 0.0) if share > 0 else (-math.inf if x else 0.0)
-        if n > x:
-            at += (n - x) * math.log1p(-share) if share < 1 else -math.inf
-        return mean - at
+        return _log_beta(x + 0.5, n - x + 0.5) - _log_beta(0.5, 0.5)
+
+    def _log_at(self, share: float) -> float:
+        x, n = self.events / self.design_effect, self.trials / self.design_effect
+        hits = 0.0 if not x else x * math.log(share) if share > 0 else -math.inf
+        misses = 0.0 if x == n else (n - x) * math.log1p(-share) if share < 1 else -math.inf
+        return hits + misses
 
 
 def _log_beta(a: float, b: float) -> float:
