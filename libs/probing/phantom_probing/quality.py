@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import log, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,11 @@ def log_losses(
         )
     chosen = probabilities[np.arange(len(expected)), [places[label] for label in expected]]
     return -np.log(np.maximum(chosen.astype(np.float64), SMALLEST_PROBABILITY))
+
+
+def log_loss_of(probability: float) -> float:
+    """Of one row, by the probability of its true class."""
+    return -log(max(probability, SMALLEST_PROBABILITY))
 
 
 def regression(expected: Numbers, values: Numbers) -> Regression:

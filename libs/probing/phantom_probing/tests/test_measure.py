@@ -8,8 +8,10 @@ from phantom_platform.errors import Invalid
 from phantom_probing import measure
 from phantom_probing.rows import Rows, invented
 
+from .conftest import Serve
 
-async def test_latency_and_throughput_of_a_real_server(serve) -> None:
+
+async def test_latency_and_throughput_of_a_real_server(serve: Serve) -> None:
     async with serve("good") as client:
         rows = invented(client.schema, 40)
         latency = await measure.latency(client, rows, calls=150, warm_up=20)
@@ -20,7 +22,7 @@ async def test_latency_and_throughput_of_a_real_server(serve) -> None:
     assert throughput.requests_per_s > 1000 / latency.p99_ms / 4
 
 
-async def test_a_server_that_refuses_the_rows_has_no_figures(serve) -> None:
+async def test_a_server_that_refuses_the_rows_has_no_figures(serve: Serve) -> None:
     async with serve("good") as client:
         rows = invented(client.schema, 5)
         without = Rows({"amount": rows.columns["amount"]}, 5)
@@ -31,7 +33,7 @@ async def test_a_server_that_refuses_the_rows_has_no_figures(serve) -> None:
     assert latency.value.code == throughput.value.code == "missing_feature"
 
 
-async def test_too_few_calls_are_refused(serve) -> None:
+async def test_too_few_calls_are_refused(serve: Serve) -> None:
     async with serve("price") as client:
         with pytest.raises(Invalid) as error:
             await measure.latency(client, invented(client.schema, 5), calls=20)
