@@ -29,8 +29,11 @@ class Shadowing:
             await self._shadows.insert(tx, [row for copy in copies for row in shadow_rows(copy)])
         ids = {UUID(bytes=a.prediction_id) for a in (*answers, *copies) if a.status == OK}
         changes: Changes = {}
+        pairs = await self._shadows.lock_pairs(tx, list(ids))
+        if not pairs:
+            return changes
         compared, labelled = [], []
-        for pair in await self._shadows.lock_pairs(tx, sorted(ids)):
+        for pair in pairs:
             _add(changes, pair.window, agreement(pair))
             compared.append(pair.shadow)
             label = true_label(pair.answer.counted, None, pair.shadow.class_labels)

@@ -62,6 +62,8 @@ async def test_an_endpoint_without_traffic_is_closed_every_5_s(world: World) -> 
 async def test_windows_come_before_what_vouches_for_them(world: World) -> None:
     await beat(world, "a", 6, Call(at=at(2)), Call(at=at(6)))
     windows, closings = await look(world, 6.5)
+    rows = await world.database.fetch("SELECT value FROM outbox ORDER BY id")
+    assert [b'"until"' in row["value"] for row in rows] == [False, True]
     assert [(w.start, w.state) for w in windows] == [(START, "complete")]
     assert [c.until for c in closings] == [at(5)]
     keys = await world.database.fetch("SELECT DISTINCT key FROM outbox")

@@ -38,10 +38,12 @@ async def published(world: World, now: datetime) -> list[WindowPublished]:
 
 
 async def announced(world: World) -> tuple[list[WindowPublished], list[WindowsClosed]]:
-    """What waits to be sent; closings stand behind the windows."""
-    rows = await world.database.fetch("SELECT value FROM outbox ORDER BY id")
-    windows = [row["value"] for row in rows if b'"revision_no"' in row["value"]]
-    closings = [row["value"] for row in rows[len(windows) :]]
+    """What waits to be sent; of one look at least, closings stand behind the windows."""
+    values = [row["value"] for row in await world.database.fetch("SELECT value FROM outbox ORDER BY id")]
+    windows = [value for value in values if b'"revision_no"' in value]
+    closings = [value for value in values if b'"until"' in value]
+    assert len(windows) + len(closings) == len(values)
+    assert not windows or not closings or values[-1] == closings[-1]
     return (
         [WindowPublished.model_validate_json(value) for value in windows],
         [WindowsClosed.model_validate_json(value) for value in closings],
