@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from phantom_deployer.domain.evidence import Block, BlockKey, Closed, Seen, block_key
 from phantom_deployer.domain.rollouts.judging import Cohort, figures, judgement
-from phantom_deployer.domain.rollouts.model import Rollout, Span
+from phantom_deployer.domain.rollouts.model import Rollout, ShadowReport, Span
+from phantom_deployer.domain.rollouts.shadowing import Agreed, report
 from phantom_deployer.domain.rollouts.turn import Evidence
 from phantom_deployer.service.ports import Reads
 from phantom_platform.clock import Clock
@@ -15,6 +17,15 @@ from phantom_statistics.rollouts import Pair, Sums
 
 TIMEOUT_S = 30.0
 _Sign = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A block of that sign: sums of control and candidate, all and matured, packed; and what copies came out as."""
+
+    sign: _Sign
+    sums: tuple[bytes, ...]
+    agreements: tuple[Agreed, ...]
 
 
 @dataclass(slots=True)
@@ -25,8 +36,7 @@ class _Merged:
     signs: tuple[tuple[int, _Sign], ...] = ()
     cohort: Cohort = field(default_factory=Cohort)
     last_traffic_at: datetime | None = None
-    # Block → (sign, sums of control and candidate, all and matured, packed).
-    blocks: dict[int, tuple[_Sign, tuple[bytes, ...]]] = field(default_factory=dict)
+    blocks: dict[int, _Packed] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,16 +69,18 @@ class Evidences:
         now = self._clock.now()
         closed = await self._reads.closed(rollout.workspace, rollout.deployment_id)
         unavailable = self._unavailable(rollout, closed, now)
-        if closed is None or rollout.span is None or rollout.span.started_at is None:
-            return Evidence(unavailable=unavailable, closed_until=closed.until if closed else None)
+        # The monitor's clock may be ahead of ours: nothing is known of what has not been yet.
+        until = min(closed.until, now) if closed else None
+        if until is None or rollout.span is None or rollout.span.started_at is None:
+            return Evidence(unavailable=unavailable, closed_until=until)
         seen = await self._reads.newest_seen(rollout.workspace, rollout.deployment_id)
-        sign = (seen, closed.until, rollout.spans, rollout.judged_from)
+        sign = (seen, _windows_until(until), rollout.spans, rollout.judged_from)
         known = self._known.get(rollout.id)
         if known is None or known.sign != sign:
-            spans = await self._merge(rollout, closed.until, known.spans if known else {})
-            known = _Known(sign, _evidence(rollout, spans, now, closed.until), spans)
+            spans = await self._merge(rollout, until, known.spans if known else {})
+            known = _Known(sign, _evidence(rollout, spans, now, until), spans)
             self._known[rollout.id] = known
-        return replace(known.evidence, unavailable=unavailable)
+        return replace(known.evidence, unavailable=unavailable, closed_until=until)
 
     def _unavailable(self, rollout: Rollout, closed: Closed | None, now: datetime) -> str:
         """Why nothing can be known of the present; empty where it can."""
@@ -113,12 +125,17 @@ class Evidences:
         merged = _Merged(key, signs, last_traffic_at=_last_traffic(found))
         for each in found:
             kept = before.get(each.number)
-            if kept is None or kept[0] != each.sign:
-                kept = (each.sign, _packed(await self._reads.block(key, each.number)))
+            if kept is None or kept.sign != each.sign:
+                kept = _packed(each.sign, await self._reads.block(key, each.number))
             merged.blocks[each.number] = kept
-            _add(merged.cohort, kept[1])
+            _add(merged.cohort, kept)
         merged.cohort.blocks = _whole(key, merged.blocks)
         return merged
+
+
+def _windows_until(moment: datetime) -> int:
+    """How many windows have ended by then."""
+    return int(moment.timestamp()) // WINDOW_S
 
 
 def _evidence(rollout: Rollout, spans: dict[int, _Merged], now: datetime, until: datetime) -> Evidence:
@@ -130,37 +147,50 @@ def _evidence(rollout: Rollout, spans: dict[int, _Merged], now: datetime, until:
         requests=present.cohort.operational.candidate.requests,
         last_traffic_at=present.last_traffic_at,
         figures=figures(cohorts),
+        shadow=_shadow(cohorts) if rollout.spec.strategy == "shadow" else None,
     )
+
+
+def _shadow(cohorts: list[Cohort]) -> ShadowReport:
+    whole, agreements = Pair.empty(), []
+    for each in cohorts:
+        whole.merge(each.operational)
+        agreements.extend(each.agreements)
+    return report(agreements, whole)
 
 
 def _last_traffic(found: list[Seen]) -> datetime | None:
     return max((each.last_traffic_at for each in found if each.last_traffic_at), default=None)
 
 
-def _packed(block: Block) -> tuple[bytes, ...]:
-    """Sums of control and candidate, all and matured."""
+def _packed(sign: _Sign, block: Block) -> _Packed:
     operational, matured = Pair.empty(), Pair.empty()
     for window in block.windows:
         sums = Sums.from_bytes(window.sums)
         for pair in (operational, matured) if window.is_matured else (operational,):
             (pair.candidate if window.is_candidate else pair.control).merge(sums)
-    return tuple(
-        each.to_bytes()
-        for each in (operational.control, operational.candidate, matured.control, matured.candidate)
-    )
+    parts = (operational.control, operational.candidate, matured.control, matured.candidate)
+    agreements = tuple(_agreed(each.agreement_json) for each in block.windows if each.agreement_json)
+    return _Packed(sign, tuple(each.to_bytes() for each in parts), agreements)
 
 
-def _add(cohort: Cohort, packed: tuple[bytes, ...]) -> None:
-    sums = [Sums.from_bytes(each) for each in packed]
+def _agreed(text: str) -> Agreed:
+    kept = json.loads(text)
+    return Agreed(kept["compared"], kept["agreed"], kept["difference"])
+
+
+def _add(cohort: Cohort, packed: _Packed) -> None:
+    sums = [Sums.from_bytes(each) for each in packed.sums]
     cohort.operational.merge(Pair(sums[0], sums[1]))
     cohort.matured.merge(Pair(sums[2], sums[3]))
+    cohort.agreements.extend(packed.agreements)
 
 
-def _whole(key: BlockKey, blocks: dict[int, tuple[_Sign, tuple[bytes, ...]]]) -> list[tuple[int, Sums]]:
+def _whole(key: BlockKey, blocks: dict[int, _Packed]) -> list[tuple[int, Sums]]:
     """The candidate's sums of the blocks to which nothing can be added."""
     return [
-        (key.starts_at(number), Sums.from_bytes(packed[1]))
-        for number, (_, packed) in sorted(blocks.items())
+        (key.starts_at(number), Sums.from_bytes(packed.sums[1]))
+        for number, packed in sorted(blocks.items())
         if key.is_whole(number)
     ]
 

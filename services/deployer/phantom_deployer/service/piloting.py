@@ -62,7 +62,7 @@ class Piloting:
                 evidence=evidence,
             )
             turn = look(current, deployment, around)
-            if turn.rollout == current and not turn.facts:
+            if turn.rollout == current and turn.deployment == deployment and not turn.facts:
                 return Looked(current, is_changed=False)
             rollout, _ = await save(work, deployment, current, turn, experiments=self._experiments)
         is_changed = bool(turn.moves) or rollout.spans != current.spans

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from phantom_contracts.schema import ModelSchema
 from phantom_deployer.domain.rollouts.model import Figures, Finding, Judgement, Rollout
+from phantom_deployer.domain.rollouts.shadowing import Agreed
 from phantom_statistics.assignment import BUCKETS
 from phantom_statistics.rollouts import Criteria, Pair, StepEvidence, Sums, judge, measurements
 from phantom_statistics.rollouts.evidence import FAILURES
@@ -24,6 +25,8 @@ class Cohort:
     operational: Pair = field(default_factory=Pair.empty)
     matured: Pair = field(default_factory=Pair.empty)
     blocks: list[tuple[int, Sums]] = field(default_factory=list)
+    # Of copies, by window.
+    agreements: list[Agreed] = field(default_factory=list)
 
 
 def comparable_outcome(candidate: ModelSchema, stable: ModelSchema) -> tuple[float | None, str]:

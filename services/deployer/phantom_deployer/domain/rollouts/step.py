@@ -21,7 +21,8 @@ def look(rollout: Rollout, deployment: Deployment, around: Around) -> Turn:
     turn = Turn(rollout, deployment, around)
     if not rollout.is_live:
         return turn
-    if turn.candidate is None:
+    # A rollback may take the candidate away, and has to be acknowledged all the same.
+    if turn.candidate is None and rollout.state != "rolling_back":
         reason = f"{rollout.candidate} is no candidate of {deployment.id} any more"
         turn.end("failed", "candidate_gone", reason)
         return turn

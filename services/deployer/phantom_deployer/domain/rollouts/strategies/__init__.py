@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from phantom_deployer.domain.rollouts.strategies.blue_green import BlueGreen
 from phantom_deployer.domain.rollouts.strategies.canary import Canary
+from phantom_deployer.domain.rollouts.strategies.rolling import Rolling
+from phantom_deployer.domain.rollouts.strategies.shadow import Shadow
 from phantom_deployer.domain.rollouts.strategies.strategy import Strategy
 from phantom_platform.errors import Unsupported
 
-STRATEGIES: dict[str, Strategy] = {"canary": Canary()}
+STRATEGIES: dict[str, Strategy] = {
+    "canary": Canary(),
+    "blue_green": BlueGreen(),
+    "rolling": Rolling(),
+    "shadow": Shadow(),
+}
 
 
 def of(name: str) -> Strategy:
