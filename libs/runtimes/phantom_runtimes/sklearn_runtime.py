@@ -89,9 +89,11 @@ def _load_pickle(path: Path) -> Any:
     import joblib
 
     try:
-        return joblib.load(path)  # reads plain pickles too; allowed by the operator, see above
+        estimator = joblib.load(path)  # reads plain pickles too; allowed by the operator, see above
     except Exception as error:
         raise corrupt(f"the pickle cannot be loaded: {error}") from error
+    sklearn_check.check_estimator(estimator)
+    return estimator
 
 
 def _limit_threads(estimator: Any, threads: int) -> None:

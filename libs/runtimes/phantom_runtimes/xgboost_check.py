@@ -252,8 +252,8 @@ class _Tree:
                 seen[children], above, "a child has another parent too, so that there is a circle or a knot"
             )
             seen[children] = True
-            if len(np.unique(children)) != len(children):
-                raise corrupt(f"tree {self.place}: two nodes share a child", tree=self.place)
+            first = np.unique(children, return_index=True)[1]
+            self.fail(~np.isin(np.arange(len(children)), first), above, "it shares a child with another node")
             self.fail(parents[children] != above, children, "it does not name its parent")
             inner.append(splits)
             live.append(children)

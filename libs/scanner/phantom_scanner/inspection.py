@@ -102,7 +102,8 @@ class _Inspection:
             self._unknown(data, prefix)
         elif form in kinds.COMPRESSED.values():
             self._packed_member(data, form, prefix, depth)
-        self._structure(data, form, prefix)
+        if not prefix:  # what lies inside of an archive is no model that is served
+            self._structure(data, form, prefix)
         self._secrets(self._texts(data, form), prefix)
 
     # -- what could run ------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class _Inspection:
         self.report.notes += outcome.notes
         for seen in outcome.seen:
             for offset, raw in seen.boosters:
-                self._sound(structure.check_xgboost, raw, f"{prefix}booster at byte {offset}: ")
+                self._sound(structure.check_booster, raw, f"{prefix}booster at byte {offset}: ")
                 self._secrets(self._texts(raw, kinds.kind(raw)), f"{prefix}booster at byte {offset}: ")
             self._secrets(
                 ((f"byte {at}", texts.named(key, _text(value)), True) for at, key, value in seen.pairs),

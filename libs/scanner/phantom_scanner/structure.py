@@ -15,8 +15,19 @@ MAX_FEATURES = 1_000_000
 
 def check_xgboost(raw: bytes, schema: ModelSchema | None) -> None:
     """Invalid, with `tree` and `node` where it has them, unless every tree of the document is sound."""
-    document = xgboost_check.parse_json(raw) if raw[1:2] in b'"} \t\r\n' else ubj.loads(raw)
+    document = _xgboost_document(raw)
     xgboost_check.check(document, schema or _own_schema(document))
+
+
+def check_booster(raw: bytes, schema: ModelSchema | None) -> None:
+    """The same of what a pickled booster keeps: the model beside its training configuration."""
+    document = _xgboost_document(raw)
+    model = document.get("Model", document) if isinstance(document, dict) else document
+    xgboost_check.check(model, schema or _own_schema(model))
+
+
+def _xgboost_document(raw: bytes) -> Any:
+    return xgboost_check.parse_json(raw) if raw[1:2] in b'"} \t\r\n' else ubj.loads(raw)
 
 
 def check_onnx(raw: bytes, schema: ModelSchema | None) -> None:

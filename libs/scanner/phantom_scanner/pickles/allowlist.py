@@ -76,6 +76,7 @@ _SKLEARN_MORE: dict[str, frozenset[str]] = {
     "sklearn.neighbors._classification": _names("KNeighborsClassifier"),
     "sklearn.neighbors._kd_tree": _names("KDTree KDTree64"),
     "sklearn.neighbors._regression": _names("KNeighborsRegressor"),
+    "sklearn.preprocessing._function_transformer": frozenset(["FunctionTransformer"]),  # without functions
     "sklearn.preprocessing._polynomial": _names("PolynomialFeatures SplineTransformer"),
     "sklearn.svm._classes": _names("LinearSVC LinearSVR SVC SVR"),
     "sklearn.utils._bunch": _names("Bunch"),

@@ -31,6 +31,11 @@ def state_complaint(made: Made, state: Any) -> str | None:
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     for part in parts:
         if isinstance(part, dict):
+            if made.of.name == "FunctionTransformer" and (part.get("func"), part.get("inverse_func")) != (
+                None,
+                None,
+            ):
+                return f"a {made.of} is given a function to call"
             for key in part:
                 if not isinstance(key, str):
                     return f"a {made.of} is given an attribute that is no name"

@@ -6,13 +6,14 @@ look a name up, call it, build it or set its state leaves an inert value instead
 
 import io
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from phantom_scanner.pickles import calls
 from phantom_scanner.pickles.allowlist import is_known_bad, kind_of
-from phantom_scanner.pickles.values import Made, MalformedError, Name, dtype_of
+from phantom_scanner.pickles.values import Made, MalformedError, Name, bytes_of, dtype_of
 
 _Unpickler: Any = pickle._Unpickler  # type stubs know little of it
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
@@ -31,6 +32,7 @@ _ERRORS = (
     MemoryError,
     RecursionError,
     NotImplementedError,
+    struct.error,
 )
 _NAMES = {getattr(pickle, name)[0]: name for name in dir(pickle) if name.isupper() and len(name) > 1 and
           isinstance(getattr(pickle, name), bytes) and len(getattr(pickle, name)) == 1}  # fmt: skip
@@ -227,9 +229,9 @@ class Machine(_Unpickler):  # type: ignore[misc]
             self._wrapper(target, state)
 
     def _booster(self, target: Made, state: dict[Any, Any]) -> None:
-        handle = state.get("handle")
-        if str(target.of) == "xgboost.core.Booster" and isinstance(handle, bytes | bytearray):
-            self.seen.boosters.append((self.offset, bytes(handle)))
+        handle = bytes_of(state.get("handle"))
+        if str(target.of) == "xgboost.core.Booster" and handle is not None:
+            self.seen.boosters.append((self.offset, handle))
 
     # -- items -------------------------------------------------------------------------------------------------
     def _remember(self, items: Any) -> None:

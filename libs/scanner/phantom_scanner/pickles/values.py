@@ -26,6 +26,19 @@ class Made:
     is_built: bool = False
 
 
+_BYTES = ("builtins.bytearray", "builtins.bytes", "_codecs.encode")
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """The bytes that a value is, however its protocol writes them; None where it is something else."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if isinstance(value, Made) and value.args and str(value.of) in _BYTES:
+        inner = value.args[0]
+        return inner.encode("latin-1", "replace") if isinstance(inner, str) else bytes_of(inner)
+    return None
+
+
 class MalformedError(Exception):
     """The stream is no pickle that could be loaded."""
 
