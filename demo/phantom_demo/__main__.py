@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phantom_demo import job
+from phantom_demo import job, preparing
 from phantom_demo.people import make_people
 from phantom_demo.summary import how_to_call, print_summary, write_request
+from phantom_demo.training import NEW, OLD
 from phantom_local import children, detached, layout, shutdown, status
 from phantom_ml_studio import PhantomError
 
@@ -65,13 +66,14 @@ def _run(place: layout.Layout, *, keep: bool) -> int:
     stack: dict[str, Any] = layout.read_json(place.stack_file) or {}
     people = make_people(DATA_DIR, stack["control_address"])
     with tempfile.TemporaryDirectory() as folder:
-        quarter, trained = job.train_models(Path(folder), _say)
-        _say("registering both")
-        job.register(people, quarter, trained, _say)
-    _say(f"deploying {job.OLD} to production with two replicas, {job.NEW} beside it")
-    endpoint = job.deploy(people, _say)
-    addresses = job.Addresses(stack["gateways"][0]["grpc"], stack["kafka_bootstrap"])
-    result = asyncio.run(job.roll_out(people, endpoint, addresses, _memory(place), _say))
+        _say("training two versions on January to March, and registering them")
+        made = preparing.train_versions((OLD, NEW), Path(folder), _say)
+        preparing.register(people, made, _say)
+        _say(f"deploying {OLD} to production with two replicas, {NEW} beside it")
+        endpoint = preparing.deploy(people, _say)
+        addresses = job.Addresses(stack["gateways"][0]["grpc"], stack["kafka_bootstrap"])
+        stage = job.Stage(people, endpoint, addresses, Path(folder), _memory(place), _say)
+        result = asyncio.run(job.run(stage))
     print_summary(result, ready_s)
     if keep:
         write_request(DATA_DIR / "request.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,16 @@ def load(months: tuple[int, ...]) -> Flights:
         row=chosen.rownames.to_numpy(),
         tail=chosen.tailnum.fillna("").to_numpy(dtype=str),
         late=late.to_numpy(dtype=float),
+    )
+
+
+def joined(parts: Sequence[Flights]) -> Flights:
+    """One after the other."""
+    return Flights(
+        features=pd.concat([each.features for each in parts], ignore_index=True),
+        row=np.concatenate([each.row for each in parts]),
+        tail=np.concatenate([each.tail for each in parts]),
+        late=np.concatenate([each.late for each in parts]),
     )
 
 

@@ -104,18 +104,15 @@ def _assignment_is_exact(calls: Sequence[Answered], flights: Flights, routes: Ma
 
 
 def _no_unit_moves_back(calls: Sequence[Answered], flights: Flights, routes: Mapping[int, Route]) -> Verdict:
-    """In order of route versions, while the candidate's share rises, nobody goes from candidate to control."""
-    by_unit: dict[str, dict[int, str]] = defaultdict(dict)
+    """While a rollout's share rises, nobody goes from candidate to control."""
+    rises = _rises(routes)
+    by_unit: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)
     for call in calls:
-        # Completing the rollout renames: the candidate's revision becomes control.
-        if (
-            not call.error
-            and flights.tail[call.flight]
-            and routes[call.route_version].record.arms.get("candidate")
-        ):
-            by_unit[flights.tail[call.flight]][call.route_version] = call.variant
+        rise = rises.get(call.route_version)
+        if not call.error and flights.tail[call.flight] and rise is not None:
+            by_unit[rise, flights.tail[call.flight]][call.route_version] = call.variant
     back = []
-    for tail, variants in by_unit.items():
+    for (_, tail), variants in by_unit.items():
         ordered = [variant for _, variant in sorted(variants.items())]
         if "control" in ordered[ordered.index("candidate") :] if "candidate" in ordered else False:
             back.append(tail)
@@ -125,6 +122,24 @@ def _no_unit_moves_back(calls: Sequence[Answered], flights: Flights, routes: Map
         not back,
         f"{moved:,} tail numbers moved once, {_some(back)}",
     )
+
+
+def _rises(routes: Mapping[int, Route]) -> dict[int, int]:
+    """Route version → number of the rise it belongs to: one rollout's versions with a candidate, until its share falls.
+
+    Completing a rollout renames (the candidate's revision becomes control), and a rollback gives buckets back.
+    """
+    found: dict[int, int] = {}
+    number, salt, share = 0, "", -1
+    for version, route in sorted(routes.items()):
+        if not route.record.arms.get("candidate"):
+            continue
+        its_share = sum(a.end - a.start for a in route.record.allocations)
+        if route.record.salt != salt or its_share < share:
+            number += 1
+        salt, share = route.record.salt, its_share
+        found[version] = number
+    return found
 
 
 def _logged_once(calls: Sequence[Answered], logged: Counter[str]) -> Verdict:

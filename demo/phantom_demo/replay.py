@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 
 from phantom_contracts.events.upstream import OutcomeReported
 from phantom_contracts.topics import OUTCOMES
-from phantom_demo.flights import CATEGORIES, Flights
+from phantom_demo.flights import ALL, CATEGORIES, Flights
 from phantom_ml_studio import oip
 
 IN_FLIGHT = 32
@@ -39,6 +39,7 @@ class Answered:
     fallback: bool
     error: str
     latency_ms: float
+    sent_at: float = field(default=0.0, kw_only=True)  # unix seconds
 
 
 @dataclass
@@ -49,8 +50,10 @@ class Ledger:
     outcomes: int = 0
 
 
-def encode_requests(flights: Flights, endpoint: str, columns: Sequence[str], run: str) -> list[bytes]:
-    """One serialised ModelInferRequest a flight: a named tensor a feature, the tail number as unit."""
+def encode_requests(
+    flights: Flights, span: range, endpoint: str, columns: Sequence[str], run: str
+) -> list[bytes]:
+    """One serialised ModelInferRequest a flight of the span: a named tensor a feature, the tail number as unit."""
     Request = oip.message("ModelInferRequest")  # noqa: N806 - a class
     template = Request(model_name=endpoint)
     for name in columns:
@@ -62,7 +65,7 @@ def encode_requests(flights: Flights, endpoint: str, columns: Sequence[str], run
         for name in columns
     }
     encoded = []
-    for i in range(len(flights)):
+    for i in span:
         request = Request()
         request.CopyFrom(template)
         request.id = request_id(run, flights, i)
@@ -80,27 +83,43 @@ def request_id(run: str, flights: Flights, i: int) -> str:
     return f"{run}-{flights.row[i]}"
 
 
-class Replay:
-    """Sends requests in order, at most 32 in flight, and reports each flight's outcome once it is answered."""
+@dataclass(frozen=True)
+class Target:
+    """Whom to call and where to report. `run` makes request ids of this run unlike any other's."""
 
-    def __init__(
-        self, flights: Flights, requests: list[bytes], gateway: str, kafka: str, endpoint: str, run: str
-    ) -> None:
+    endpoint: str
+    gateway: str
+    kafka: str
+    run: str
+
+
+class Replay:
+    """Sends the flights of `span` in order, at most 32 in flight, and reports each one's outcome once it is answered.
+
+    `rate`: at most so many a second; None: as fast as they are answered.
+    """
+
+    def __init__(self, flights: Flights, span: range, target: Target, rate: float | None = None) -> None:
         self.ledger = Ledger()
         self._flights = flights
-        self._requests = requests
-        self._gateway = gateway
-        self._kafka = kafka
-        self._endpoint = endpoint
-        self._run = run
+        self._span = span
+        self._requests = encode_requests(flights, span, target.endpoint, ALL, target.run)
+        self._target = target
+        self._rate = rate
+        self._began = 0.0
         self._next = 0
+        self._is_stopped = False
         self._moved = asyncio.Event()
         self._reports: asyncio.Queue[int | None] = asyncio.Queue()
 
     @property
     def share_done(self) -> float:
-        """Of all flights, 0 to 1."""
+        """Of the span, 0 to 1."""
         return len(self.ledger.calls) / len(self._requests)
+
+    def stop(self) -> None:
+        """No further calls; those in flight are awaited."""
+        self._is_stopped = True
 
     async def reached(self, share: float) -> None:
         """Returns once this share of the flights has been answered."""
@@ -109,9 +128,12 @@ class Replay:
             await self._moved.wait()
 
     async def run(self) -> Ledger:
-        """The whole month; returns when every call has ended and every outcome is acknowledged by Kafka."""
+        """The whole span; returns when every call has ended and every outcome is acknowledged by Kafka."""
+        self._began = time.perf_counter()
         reporter = asyncio.create_task(self._report())
-        channels = [grpc.aio.insecure_channel(self._gateway, options=_OPTIONS) for _ in range(CONNECTIONS)]
+        channels = [
+            grpc.aio.insecure_channel(self._target.gateway, options=_OPTIONS) for _ in range(CONNECTIONS)
+        ]
         try:
             await asyncio.gather(*(self._send(channels[i % CONNECTIONS]) for i in range(IN_FLIGHT)))
         finally:
@@ -122,11 +144,13 @@ class Replay:
 
     async def _send(self, channel: grpc.aio.Channel) -> None:
         infer: Callable[..., Any] = channel.unary_unary(f"{oip.SERVICE}/ModelInfer")
-        while self._next < len(self._requests):
-            i = self._next
+        while self._next < len(self._requests) and not self._is_stopped:
+            place = self._next
             self._next += 1
-            began = time.perf_counter()
-            call = infer(self._requests[i], timeout=DEADLINE_S)
+            await self._turn(place)
+            i = self._span[place]
+            sent_at, began = time.time(), time.perf_counter()
+            call = infer(self._requests[place], timeout=DEADLINE_S)
             metadata: dict[str, str] = {}
             error = ""
             try:
@@ -135,14 +159,21 @@ class Replay:
             except grpc.aio.AioRpcError as failure:
                 error = f"{failure.code().name}: {failure.details()}"
             latency_ms = (time.perf_counter() - began) * 1000
-            self.ledger.calls.append(_answered(i, metadata, error, latency_ms))
+            self.ledger.calls.append(_answered(i, metadata, error, latency_ms, sent_at))
             self._moved.set()
             if not np.isnan(self._flights.late[i]):
                 self._reports.put_nowait(i)
 
+    async def _turn(self, place: int) -> None:
+        """Returns when the call's time has come."""
+        if self._rate is not None:
+            await asyncio.sleep(max(0.0, self._began + place / self._rate - time.perf_counter()))
+
     async def _report(self) -> None:
         """As an upstream system would: CloudEvents on Kafka, keyed by the application's own request id."""
-        producer = AIOKafkaProducer(bootstrap_servers=self._kafka, enable_idempotence=True, linger_ms=5)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._target.kafka, enable_idempotence=True, linger_ms=5
+        )
         await producer.start()
         try:
             pending = []
@@ -159,14 +190,14 @@ class Replay:
 
     def _outcome(self, i: int) -> OutcomeReported:
         return OutcomeReported(
-            endpoint=self._endpoint,
-            request_id=request_id(self._run, self._flights, i),
+            endpoint=self._target.endpoint,
+            request_id=request_id(self._target.run, self._flights, i),
             event_time=datetime.now(UTC),
             label=bool(self._flights.late[i]),
         )
 
 
-def _answered(i: int, metadata: dict[str, str], error: str, latency_ms: float) -> Answered:
+def _answered(i: int, metadata: dict[str, str], error: str, latency_ms: float, sent_at: float) -> Answered:
     return Answered(
         flight=i,
         prediction_id=metadata.get("phantom-prediction-id", ""),
@@ -176,6 +207,7 @@ def _answered(i: int, metadata: dict[str, str], error: str, latency_ms: float) -
         fallback=metadata.get("phantom-fallback") == "true",
         error=error,
         latency_ms=latency_ms,
+        sent_at=sent_at,
     )
 
 

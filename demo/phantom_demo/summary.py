@@ -16,16 +16,25 @@ from phantom_demo.view import Moment, table
 def print_summary(result: Result, ready_s: float) -> None:
     """Everything, the broken invariants last and named."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    calls = len(result.ledger.calls)
-    console.print(table(Moment(result.elapsed_s, calls, calls, 100, 0, result.revisions)))
-    print("(each answered other weeks of April: the share moved from one to the other)")
-    print(f"\n{calls:,} calls in {result.elapsed_s:.1f} s ({calls / result.elapsed_s:,.0f}/s), client side:")
-    ordered = sorted(call.latency_ms for call in result.ledger.calls)
+    first = result.first
+    calls = len(first.ledger.calls)
+    console.print(table(Moment(first.elapsed_s, calls, calls, 100, 0, result.revisions)))
+    print("(each answered other weeks: the share moved from one to the other)")
+    print(
+        f"\nApril: {calls:,} calls in {first.elapsed_s:.1f} s ({calls / first.elapsed_s:,.0f}/s), client side:"
+    )
+    ordered = sorted(call.latency_ms for call in first.ledger.calls)
     print(f"  p50 {ordered[len(ordered) // 2]:.1f} ms, p95 {ordered[int(len(ordered) * 0.95)]:.1f} ms")
-    print(f"  stack ready after {ready_s:.1f} s; memory of the stack {result.memory_mb:,.0f} MB (sum of PSS)")
-    print("\nthe rollout:")
-    for step in result.steps:
+    print(f"  stack ready after {ready_s:.1f} s; memory of the stack {first.memory_mb:,.0f} MB (sum of PSS)")
+    print("\nthe rollout by hand:")
+    for step in first.steps:
         print(f"  {step}")
+    print("\nthe rollouts that judged themselves:")
+    for each in result.second.outcomes:
+        fired = f" by {each.criterion}" if each.criterion else ""
+        print(f"  {each.version}: {each.state}{fired} after {each.elapsed_s:.0f} s: {each.reason}")
+        if (taken_ms := result.second.taken_back_ms(each)) is not None:
+            print(f"    the last call that it answered was sent {taken_ms:,.0f} ms after the verdict")
     print("\nshare of distinct tail numbers on the candidate (99.9 % interval):")
     for share in result.shares:
         inside = (
@@ -36,7 +45,7 @@ def print_summary(result: Result, ready_s: float) -> None:
             f" = {share.candidates / share.units:.1%} "
             f"[{share.interval.lower:.1%}, {share.interval.upper:.1%}], configured {share.configured:.0%}{inside}"
         )
-    joined, reported = result.counts["outcomes_joined"], result.ledger.outcomes
+    joined, reported = result.counts["outcomes_joined"], result.outcomes
     print(f"\noutcomes: {reported:,} reported, {joined:,} joined with their predictions")
     print("\ninvariants:")
     for verdict in result.verdicts:

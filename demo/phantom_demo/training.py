@@ -1,4 +1,9 @@
-"""Two classifiers of "arrives 15 or more minutes late": on the schedule, and on schedule and weather."""
+"""Classifiers of "arrives 15 or more minutes late": on the schedule, on schedule and weather, and two later ones.
+
+1.2.0 is made bad in the way that happens: its training data had the times of day in seconds, while requests carry
+minutes, so that every flight looks like one before dawn. Nothing fails and nothing is slower; only its answers are
+wrong. 1.3.0 is 1.1.0 trained on a month more.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +45,23 @@ class Trained:
     metrics: dict[str, float]
 
 
-def train(flights: Flights, features: Sequence[str], categories: dict[str, list[str]], path: Path) -> Trained:
-    """Train on the flights that arrived, the newest fifth held out; writes `path` (UBJSON)."""
+def train(
+    flights: Flights,
+    features: Sequence[str],
+    categories: dict[str, list[str]],
+    path: Path,
+    *,
+    scale: dict[str, float] | None = None,
+) -> Trained:
+    """Train on the flights that arrived, the newest fifth held out; writes `path` (UBJSON).
+
+    `scale`: features given to the training in another unit than requests carry, as factors.
+    """
     arrived = ~np.isnan(flights.late)
-    matrix = encode(flights.features[arrived], features, categories)
+    frame = flights.features[arrived]
+    if scale:
+        frame = frame.assign(**{name: frame[name] * by for name, by in scale.items()})
+    matrix = encode(frame, features, categories)
     labels = flights.late[arrived]
     cut = int(len(matrix) * (1 - HELD_OUT))
     booster = xgboost.train(_PARAMETERS, xgboost.DMatrix(matrix[:cut], labels[:cut]), ROUNDS)
@@ -114,4 +132,28 @@ def _measure(booster: xgboost.Booster, matrix: np.ndarray, labels: np.ndarray) -
     }
 
 
-VERSIONS: dict[str, Sequence[str]] = {"1.0.0": SCHEDULE, "1.1.0": (*SCHEDULE, *WEATHER)}
+OLD, NEW, BAD, GOOD = "1.0.0", "1.1.0", "1.2.0", "1.3.0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a version is trained."""
+
+    features: Sequence[str]
+    months: tuple[int, ...]
+    change: str
+    scale: dict[str, float] | None = None
+
+
+_QUARTER = (1, 2, 3)
+RECIPES: dict[str, Recipe] = {
+    OLD: Recipe(SCHEDULE, _QUARTER, "first version"),
+    NEW: Recipe((*SCHEDULE, *WEATHER), _QUARTER, "weather joined"),
+    BAD: Recipe(
+        (*SCHEDULE, *WEATHER),
+        _QUARTER,
+        "times of day in seconds",
+        {"departure_minute": 60.0, "arrival_minute": 60.0},
+    ),
+    GOOD: Recipe((*SCHEDULE, *WEATHER), (*_QUARTER, 4), "trained on April too"),
+}

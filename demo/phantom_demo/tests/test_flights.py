@@ -48,7 +48,7 @@ def test_a_category_is_its_place_in_the_list_and_an_unknown_one_is_missing(april
 
 
 def test_a_request_carries_every_feature_and_the_tail_number(april: Flights) -> None:
-    raw = encode_requests(april, "flights-prod", ALL, "run")[0]
+    raw = encode_requests(april, range(len(april)), "flights-prod", ALL, "run")[0]
     request = oip.message("ModelInferRequest").FromString(raw)
     assert [tensor.name for tensor in request.inputs] == list(ALL)
     assert len(request.raw_input_contents) == len(ALL)

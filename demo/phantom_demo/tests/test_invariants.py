@@ -11,6 +11,7 @@ import pytest
 
 from phantom_contracts.events.deployer import BucketRange, RouteRecord, RouteRevision
 from phantom_contracts.schema import Column, EndpointSchema
+from phantom_demo import automatic
 from phantom_demo.flights import Flights
 from phantom_demo.invariants import check_all, shares
 from phantom_demo.replay import Answered
@@ -119,3 +120,24 @@ def test_shares_are_of_distinct_units_with_their_interval() -> None:
 def test_flights_without_a_tail_number_are_no_units() -> None:
     anonymous = replace(FLIGHTS, tail=np.array([""] * 400))
     assert shares(honest_calls(), anonymous, ROUTES) == []
+
+
+def test_a_rollback_gives_units_back_without_breaking_the_rise() -> None:
+    fallen = route(5, 0)
+    explained = [(i, fallen.explain(FLIGHTS.tail[i])) for i in range(200)]
+    later = [Answered(i, f"id-{1000 + i}", e.revision, e.arm, 5, False, "", 1.0) for i, e in explained]
+    calls = honest_calls() + later
+    verdicts = check_all(
+        calls, FLIGHTS, ROUTES | {5: fallen}, Counter(c.prediction_id for c in calls), len(calls)
+    )
+    assert [v.name for v in verdicts if not v.holds] == []
+
+
+def test_a_rollout_that_ended_otherwise_is_named() -> None:
+    def outcome(version: str, state: str, criterion: str) -> automatic.Outcome:
+        return automatic.Outcome(version, state, criterion, "why", 30.0, 3_000, "flights-prod.3")
+
+    right = [outcome("1.2.0", "rolled_back", "log_loss"), outcome("1.3.0", "succeeded", "")]
+    assert all(verdict.holds for verdict in automatic.check(right))
+    wrong = [outcome("1.2.0", "rolled_back", "error_rate"), outcome("1.3.0", "paused", "")]
+    assert not any(verdict.holds for verdict in automatic.check(wrong))
