@@ -118,6 +118,11 @@ class Reader:
     def wrong(self, name: str, description: str) -> None:
         self.problems.append(Violation(f"{self._path}.{name}" if name else self._path, description))
 
+    @property
+    def has_strangers(self) -> bool:
+        """Whether there are keys that nobody has asked for so far."""
+        return any(name not in self._asked for name in self._values)
+
     def end(self) -> None:
         """Name every key that was not asked for."""
         for name in self._values:

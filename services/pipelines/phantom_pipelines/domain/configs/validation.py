@@ -40,7 +40,7 @@ class ValidationConfig:
         limits.end()
         if found.dataset_version and not found.dataset:
             reader.wrong("dataset_version", "is of no dataset; name it as `dataset`")
-        if not reader.problems and not found.checks:
+        if not found.checks and not reader.problems and not reader.has_strangers:
             reader.wrong(
                 "", "checks nothing; give performance_checks, security_scan: true or dependency_check: true"
             )
