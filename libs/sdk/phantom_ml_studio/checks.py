@@ -52,6 +52,7 @@ class Reader:
         above: float | None = None,
         least: float | None = None,
         most: float | None = None,
+        below: float | None = None,
     ) -> float | None:
         """A finite number inside the limits, or the default where it is absent."""
         value = self._content.get(name)
@@ -62,8 +63,9 @@ class Reader:
             return default
         number = float(value)
         is_low = (above is not None and number <= above) or (least is not None and number < least)
-        if is_low or (most is not None and number > most):
-            self.wrong(name, f"{value!r} is not {_limits(above, least, most)}")
+        is_high = (below is not None and number >= below) or (most is not None and number > most)
+        if is_low or is_high:
+            self.wrong(name, f"{value!r} is not {_limits(above, least, most, below)}")
             return default
         return number
 
@@ -75,7 +77,7 @@ class Reader:
 
     def percent(self, name: str, default: float | None = None, **limits: float) -> float | None:
         """A share in steps of 0.01 %."""
-        value = self.number(name, default, **{"most": 100.0, **limits})
+        value = self.number(name, default, **({"most": 100.0} | limits))
         if value is not None and abs(value * 100 - round(value * 100)) > 1e-6:
             self.wrong(name, f"{value!r} is not in steps of 0.01")
         return value
@@ -171,7 +173,7 @@ def _meant(name: str, options: Sequence[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def _limits(above: float | None, least: float | None, most: float | None) -> str:
+def _limits(above: float | None, least: float | None, most: float | None, below: float | None = None) -> str:
     low = f"above {above:g}" if above is not None else f"at least {least:g}" if least is not None else ""
-    high = f"at most {most:g}" if most is not None else ""
+    high = f"below {below:g}" if below is not None else f"at most {most:g}" if most is not None else ""
     return " and ".join(part for part in (low, high) if part)

@@ -9,6 +9,8 @@ from phantom.deployer.v1 import rollout_pb2 as messages
 from phantom_ml_studio.checks import Reader
 
 STRATEGIES = ("canary", "blue_green", "rolling", "shadow")
+SHORTEST_ANALYSIS_S = 10.0
+A_DAY_MIN = 1440.0
 ON_CONFLICT = ("refuse", "supersede")
 _ALWAYS = (
     "replay",
@@ -50,7 +52,7 @@ _REPLAY = (
     "requests",
     "max_disagreement",
     "max_distribution_distance",
-    "max_latency_p95_ms",
+    "max_latency_p95",
     "quality_margin",
 )
 
@@ -82,9 +84,13 @@ def _canary(spec: messages.RolloutSpec, keys: Reader) -> None:
         keys.wrong("increment_percentage", "is missing")
     plan = spec.canary
     plan.initial_percentage, plan.target_percentage = initial, target
-    plan.increment_percentage = keys.percent("increment_percentage", above=0) or 0.0
+    # Without one there is a single step; the plan wants a share all the same.
+    plan.increment_percentage = keys.percent("increment_percentage", 100.0, above=0) or 0.0
     plan.interval_s = 60 * keys.needed("increment_interval_minutes", above=0)
-    plan.analysis_interval_s = keys.number("analysis_interval_seconds", above=0) or 0.0
+    longest = max(plan.interval_s, SHORTEST_ANALYSIS_S)
+    plan.analysis_interval_s = (
+        keys.number("analysis_interval_seconds", least=SHORTEST_ANALYSIS_S, most=longest) or 0.0
+    )
     plan.pause_at.extend(keys.percents("pause_at"))
 
 
@@ -93,10 +99,9 @@ def _blue_green(spec: messages.RolloutSpec, keys: Reader) -> None:
 
 
 def _rolling(spec: messages.RolloutSpec, keys: Reader) -> None:
+    spec.rolling.SetInParent()
     spec.rolling.max_unavailable = keys.integer("max_unavailable", 0, most=64)
     spec.rolling.max_surge = keys.integer("max_surge", 0, most=64)
-    if keys.has("max_surge") and keys.has("max_unavailable") and not spec.rolling.ByteSize():
-        keys.wrong("max_surge", "is 0 as max_unavailable is: then no replica could ever change")
 
 
 def _shadow(spec: messages.RolloutSpec, keys: Reader) -> None:
@@ -117,17 +122,22 @@ def _judging(spec: messages.RolloutSpec, keys: Reader) -> None:
     rollback = keys.inside("auto_rollback", _AUTO_ROLLBACK) or Reader({}, "", ())
     spec.auto_rollback.enabled = bool(rollback.flag("enabled", True))
     spec.auto_rollback.failure_threshold = rollback.integer("failure_threshold", 3, least=1)
-    spec.auto_rollback.rollback_percentage = rollback.percent("rollback_percentage", 0.0, least=0) or 0.0
-    window = keys.number("rollback_window_minutes", least=0)
+    stays = rollback.percent("rollback_percentage", 0.0, least=0, below=100) or 0.0
+    if stays and spec.strategy != "canary":
+        rollback.wrong(
+            "rollback_percentage", f"a {spec.strategy} rollout has no share to leave; leave it out"
+        )
+    spec.auto_rollback.rollback_percentage = stays
+    window = keys.number("rollback_window_minutes", least=0, most=A_DAY_MIN)
     spec.rollback_window_s = -1.0 if window is None else 60 * window
 
 
 def _criteria(criteria: messages.SuccessCriteria, keys: Reader) -> None:
-    _set(criteria, "error_rate_threshold", keys.number("error_rate_threshold", above=0, most=1))
+    _set(criteria, "error_rate_threshold", keys.number("error_rate_threshold", above=0, below=1))
     _set(criteria, "latency_p95_threshold_ms", keys.number("latency_p95_threshold", above=0))
-    _set(criteria, "max_distribution_distance", keys.number("max_distribution_distance", above=0, most=1))
+    _set(criteria, "max_distribution_distance", keys.number("max_distribution_distance", above=0, below=1))
     criteria.minimum_requests = keys.integer("minimum_requests", 0)
-    criteria.level = keys.number("level", above=0, most=0.5) or 0.0
+    criteria.level = keys.number("level", above=0, below=0.5) or 0.0
     for name in ("compare_errors", "compare_latency", "compare_rejected"):
         _set(criteria, name, keys.flag(name))
     # False switches the comparison off; absent, the server compares wherever the model declares outcomes.
@@ -145,8 +155,8 @@ def _replay(spec: messages.RolloutSpec, keys: Reader) -> None:
     spec.replay.requests = found.integer("requests", 0, least=1, most=100_000)
     _set(spec.replay, "max_disagreement", found.number("max_disagreement", least=0, most=1))
     _set(spec.replay, "max_distribution_distance", found.number("max_distribution_distance", least=0, most=1))
-    _set(spec.replay, "max_latency_p95_ms", found.number("max_latency_p95_ms", above=0))
-    _set(spec.replay, "quality_margin", found.number("quality_margin", above=0, most=1))
+    _set(spec.replay, "max_latency_p95_ms", found.number("max_latency_p95", above=0))
+    _set(spec.replay, "quality_margin", found.number("quality_margin", least=0, most=1))
 
 
 def _admission(spec: messages.RolloutSpec, keys: Reader) -> None:

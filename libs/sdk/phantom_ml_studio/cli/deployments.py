@@ -1,4 +1,4 @@
-"""`env`, `deploy`, `deployments` and `canary`."""
+"""`env`, `deployments` and `canary`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 environments = typer.Typer(help="Where deployments run.", no_args_is_help=True)
 deployments = typer.Typer(help="Models behind endpoints.", no_args_is_help=True)
-canary = typer.Typer(help="Move traffic between two versions.", no_args_is_help=True)
+canary = typer.Typer(help="Move traffic between two versions by hand.", no_args_is_help=True)
 
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="until every gateway routes by it")]
 
@@ -38,12 +38,14 @@ _COLUMNS: dict[str, Callable[[Any], Any]] = {
     "replicas": lambda d: d.replicas,
     "route": lambda d: d.route_version,
 }
-_DETAILS: dict[str, Callable[[Any], Any]] = {
+DETAILS: dict[str, Callable[[Any], Any]] = {
     **_COLUMNS,
     "reason": lambda d: d.reason,
     "hash field": lambda d: d.hash_field,
     "aliases": lambda d: d.aliases,
     "acknowledged route": lambda d: d.acknowledged_route_version,
+    "standby": _version("standby"),
+    "shadow %": lambda d: d.shadow_percent,
     "withdrawing": lambda d: [f"{r.revision}: {r.reason}" for r in d.withdrawing],
 }
 _REPLICA: dict[str, Callable[[Any], Any]] = {
@@ -78,43 +80,6 @@ def list_environments(output: OutputOption = Format.TABLE) -> None:
         show(Environments(client).list(), ["name", "type", "created_by"], output)
 
 
-def deploy(
-    model_id: Annotated[str, typer.Option(help="a registered model")],
-    environment: Annotated[str, typer.Option(help="where")] = "production",
-    version: Annotated[str, typer.Option(help="by default the newest in production, else the newest")] = "",
-    deployment_id: Annotated[str, typer.Option(help="by default <model>-<environment>")] = "",
-    replicas: Annotated[int, typer.Option(help="model servers of each revision; for a new deployment")] = 0,
-    hash_field: Annotated[str, typer.Option(help="what stays on one revision; for a new deployment")] = "",
-    canary_percentage: Annotated[
-        float, typer.Option(help="share of a further version once it is ready")
-    ] = 0.0,
-    requires_new_features: Annotated[
-        bool, typer.Option("--requires-new-features", help="clients send the columns that this version adds")
-    ] = False,
-    wait_for_ready: Annotated[bool, typer.Option("--wait-for-ready", help="until it takes traffic")] = False,
-    timeout: Annotated[float, typer.Option(help="of --wait-for-ready, s")] = 120.0,
-    output: OutputOption = Format.TABLE,
-) -> None:
-    """Deploy a version: the first takes all traffic, a further one becomes the candidate of a canary."""
-    from phantom_ml_studio import Deployments
-
-    with connected() as client:
-        service = Deployments(client)
-        deployment = service.deploy(
-            model_id,
-            version,
-            environment,
-            deployment_id=deployment_id,
-            replicas=replicas,
-            hash_field=hash_field,
-            canary_percent=canary_percentage,
-            requires_new_features=requires_new_features,
-        )
-        if wait_for_ready:
-            deployment = service.wait_ready(deployment.deployment_id, timeout, say)
-        show(deployment, _DETAILS, output)
-
-
 @deployments.command("list")
 def list_deployments(
     environment: Annotated[str, typer.Option(help="only this one")] = "", output: OutputOption = Format.TABLE
@@ -133,9 +98,11 @@ def show_deployment(deployment: str, output: OutputOption = Format.TABLE) -> Non
 
     with connected() as client:
         found = Deployments(client).get(deployment)
-        show(found, _DETAILS, output)
+        show(found, DETAILS, output)
         if output is Format.TABLE:
-            revisions = [r for r in (found.stable, found.candidate, *found.withdrawing) if r is not None]
+            revisions = [
+                r for r in (found.stable, found.candidate, found.standby, *found.withdrawing) if r is not None
+            ]
             say("")
             show([replica for r in revisions for replica in r.replicas], _REPLICA, output)
 
@@ -150,7 +117,7 @@ def scale_deployment(
     from phantom_ml_studio import Deployments
 
     with connected() as client:
-        show(Deployments(client).scale(deployment, replicas), _DETAILS, output)
+        show(Deployments(client).scale(deployment, replicas), DETAILS, output)
 
 
 @deployments.command("delete")
@@ -162,9 +129,9 @@ def delete_deployment(
     """Take the endpoint away, then its replicas."""
     from phantom_ml_studio import Deployments
 
-    _confirm(f"delete {deployment} and stop serving it?", yes)
+    confirm(f"delete {deployment} and stop serving it?", yes)
     with connected() as client:
-        show(Deployments(client).delete(deployment), _DETAILS, output)
+        show(Deployments(client).delete(deployment), DETAILS, output)
 
 
 @deployments.command("gateways")
@@ -193,9 +160,9 @@ def promote(
     with connected() as client:
         service = Deployments(client)
         if percentage is None:
-            show(service.complete_rollout(deployment, wait=wait), _DETAILS, output)
+            show(service.complete_rollout(deployment, wait=wait), DETAILS, output)
         else:
-            show(service.set_canary_weight(deployment, percentage, wait=wait), _DETAILS, output)
+            show(service.set_canary_weight(deployment, percentage, wait=wait), DETAILS, output)
 
 
 @canary.command()
@@ -211,10 +178,11 @@ def rollback(
 
     with connected() as client:
         done = Deployments(client).rollback_canary(deployment, remove=remove, reason=reason, wait=wait)
-        show(done, _DETAILS, output)
+        show(done, DETAILS, output)
 
 
-def _confirm(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool) -> None:
+    """Ask at the terminal, unless `--yes` was given; exit code 2 where there is none."""
     import sys
 
     if yes:

@@ -8,7 +8,17 @@ from typing import Any
 
 import typer
 
-from phantom_ml_studio.cli import access, deployments, models, operations, predictions
+from phantom_ml_studio.cli import (
+    access,
+    deploy,
+    deployments,
+    models,
+    operations,
+    pipelines,
+    predictions,
+    rollouts,
+    suites,
+)
 from phantom_ml_studio.cli.output import INTERRUPTED, say
 
 app = typer.Typer(
@@ -25,8 +35,12 @@ app.add_typer(models.approvals, name="approvals")
 app.add_typer(deployments.environments, name="env")
 app.add_typer(deployments.deployments, name="deployments")
 app.add_typer(deployments.canary, name="canary")
+app.add_typer(rollouts.rollouts, name="rollouts")
+app.add_typer(pipelines.pipelines, name="pipelines")
+app.add_typer(suites.test_suites, name="test-suites")
 app.add_typer(operations.dead_letters, name="dlq")
-app.command("deploy")(deployments.deploy)
+app.command("deploy")(deploy.deploy)
+app.command("test")(suites.run_tests)
 app.command("predict")(predictions.predict)
 app.command("explain-route")(predictions.explain_route)
 

@@ -81,6 +81,9 @@ def register(
     version: Annotated[str, typer.Option(help="of this artifact")] = "1.0.0",
     schema: Annotated[Path | None, typer.Option(help="JSON file: features, class labels, outcome")] = None,
     metadata: Annotated[Path | None, typer.Option(help="JSON file")] = None,
+    image: Annotated[
+        str, typer.Option(help="name:tag of a container image that holds it, for `deploy --image`")
+    ] = "",
     description: str = "",
     tag: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
     stage: Annotated[
@@ -93,6 +96,8 @@ def register(
     from phantom_ml_studio.errors import NotFound
 
     facts, known_schema = {**_json(metadata), "version": version}, _json(schema) or None
+    if image:
+        facts["image"] = image
     with connected() as client:
         registry = ModelRegistry(client)
         try:

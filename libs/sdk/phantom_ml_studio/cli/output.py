@@ -46,6 +46,11 @@ def show(items: Any, columns: Sequence[str] | Mapping[str, Callable[[Any], Any]]
             print(f"{name:<{width}}  {_cell(get(items))}")  # noqa: T201
 
 
+def show_line(item: Any) -> None:
+    """One value as JSON on a line of its own, at once: for what is followed."""
+    print(json.dumps(plain(item)), flush=True)  # noqa: T201
+
+
 def plain(value: Any) -> Any:
     """A value as JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from phantom_ml_studio.cli.main import app
 
 ROOT = typer.main.get_command(app)
-HEAVY = ("grpc", "numpy", "google.protobuf", "phantom_contracts", "phantom_statistics", "rich")
+HEAVY = ("grpc", "numpy", "google.protobuf", "phantom_contracts", "phantom_statistics", "rich", "yaml")
 # They print no data: talk, logs, or nothing.
 TALK = {"auth login", "auth logout", "auth change-password"}
 
@@ -40,7 +40,15 @@ def run(*arguments: str, stdin: str | None = None) -> click.testing.Result:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["models", "register", "--help"], ["deploy", "--help"], ["models", "lst"]]
+    "arguments",
+    [
+        ["--help"],
+        ["models", "register", "--help"],
+        ["deploy", "--help"],
+        ["models", "lst"],
+        ["rollouts", "watch", "--help"],
+        ["pipelines", "--help"],
+    ],
 )
 def test_help_and_mistakes_are_answered_without_loading_what_only_calls_need(arguments: list[str]) -> None:
     code = (
@@ -59,7 +67,11 @@ def test_help_and_mistakes_are_answered_without_loading_what_only_calls_need(arg
 def test_the_commands_of_the_contract_are_there() -> None:
     wanted = """models list,models show,models register,models promote,approvals list,approvals grant,
         approvals reject,deploy,deployments list,deployments show,canary promote,canary rollback,users create,
-        env create,env list,predict,explain-route,dlq list,dlq show,dlq replay,auth login"""
+        env create,env list,predict,explain-route,dlq list,dlq show,dlq replay,auth login,
+        test,test-suites create,test-suites list,rollouts list,rollouts show,rollouts watch,rollouts promote,
+        rollouts rollback,rollouts pause,rollouts resume,rollouts approve,rollouts reject,rollouts history,
+        pipelines create,pipelines add-stage,pipelines apply,pipelines execute,pipelines status,pipelines watch,
+        pipelines approve,pipelines reject,pipelines cancel,pipelines list"""
     assert {" ".join(name.split()) for name in wanted.split(",")} <= set(NAMES)
 
 

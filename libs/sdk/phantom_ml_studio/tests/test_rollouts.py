@@ -81,7 +81,7 @@ def test_every_other_key_reaches_the_spec() -> None:
                 "requests": 500,
                 "max_disagreement": 0.1,
                 "max_distribution_distance": 0.2,
-                "max_latency_p95_ms": 50,
+                "max_latency_p95": 50,
                 "quality_margin": 0.02,
             },
             "approval_required": True,
@@ -147,8 +147,10 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "an error rate in percent": (
         {"success_criteria": {"error_rate_threshold": 2}},
         "success_criteria.error_rate_threshold",
-        "at most 1",
+        "below 1",
     ),
+    "too short a measurement": ({"analysis_interval_seconds": 5}, "analysis_interval_seconds", "at least 10"),
+    "too long a window": ({"rollback_window_minutes": 1441}, "rollback_window_minutes", "at most 1440"),
     "half a request": (
         {"success_criteria": {"minimum_requests": 0.5}},
         "success_criteria.minimum_requests",
@@ -198,7 +200,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     [
         ("canary-ish", {}, "strategy"),
         ("blue_green", {"initial_percentage": 1}, "initial_percentage"),
-        ("rolling", {"max_unavailable": 0, "max_surge": 0}, "max_surge"),
+        ("rolling", {"auto_rollback": {"rollback_percentage": 5}}, "auto_rollback.rollback_percentage"),
         ("shadow", {}, "percentage"),
         ("shadow", {"percentage": 5, "auto_rollback": {}}, "auto_rollback"),
     ],
