@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,10 @@ class Rows:
         """Rows [start, stop)."""
         taken = {name: column[start:stop] for name, column in self.columns.items()}
         return Rows(taken, max(0, min(stop, self.count) - start))
+
+    def only(self, names: Container[str]) -> Rows:
+        """Without the columns that are not among these."""
+        return Rows({name: column for name, column in self.columns.items() if name in names}, self.count)
 
 
 def request(model_name: str, rows: Rows, model_version: str = "", request_id: str = "") -> bytes:
