@@ -17,11 +17,21 @@ from phantom_deployer.metrics import Metrics
 from phantom_deployer.pilot import Pilot
 from phantom_deployer.reconciler import Reconciler
 from phantom_deployer.remotes import GrpcArtifactTokens, GrpcModels
+from phantom_deployer.replayer import KafkaReplayer
+from phantom_deployer.replays import Replays
 from phantom_deployer.replica_calls import ReplicaCalls
 from phantom_deployer.rollout_rpc import SERVICE as ROLLOUT_SERVICE
 from phantom_deployer.rollout_rpc import RolloutRpc
 from phantom_deployer.rpc import SERVICE, DeployerRpc
-from phantom_deployer.service import Convergence, Deployments, Evidences, Piloting, Queries, Rollouts
+from phantom_deployer.service import (
+    Convergence,
+    Deployments,
+    Evidences,
+    Piloting,
+    Queries,
+    Replaying,
+    Rollouts,
+)
 from phantom_deployer.settings import DeployerSettings
 from phantom_deployer.store import MIGRATIONS, SCHEMA, PostgresDeployments
 from phantom_deployer.window_consumer import router
@@ -99,6 +109,8 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
     piloting = Piloting(store, experiments, acks, evidences)
     pilot = Pilot(piloting, store, context.clock, metrics, bell, reconciler.wake)
     app.add(Task("deployer-pilot", pilot.run))
+    replaying = Replaying(store.reads, piloting, KafkaReplayer(context.kafka_bootstrap, context.clock))
+    app.add(Task("deployer-replays", Replays(replaying, context.clock).run))
 
     models = GrpcModels(channel)
     deployments = Deployments(store, models, experiments, wake=reconciler.wake, entropy=_entropy)

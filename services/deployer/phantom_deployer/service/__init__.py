@@ -5,6 +5,17 @@ from phantom_deployer.service.deployments import Deployments
 from phantom_deployer.service.evidence import Evidences
 from phantom_deployer.service.piloting import Piloting
 from phantom_deployer.service.queries import Queries
+from phantom_deployer.service.replaying import Replaying
 from phantom_deployer.service.rollouts import Rollouts
 
-__all__ = ["Advance", "Convergence", "Deployments", "Evidences", "Piloting", "Queries", "Rollouts", "Task"]
+__all__ = [
+    "Advance",
+    "Convergence",
+    "Deployments",
+    "Evidences",
+    "Piloting",
+    "Queries",
+    "Replaying",
+    "Rollouts",
+    "Task",
+]

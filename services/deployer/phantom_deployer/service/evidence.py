@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from phantom_deployer.domain.evidence import Block, BlockKey, Closed, Seen, block_key
 from phantom_deployer.domain.rollouts.judging import Cohort, figures, judgement
-from phantom_deployer.domain.rollouts.model import Rollout, ShadowReport, Span
+from phantom_deployer.domain.rollouts.model import WINDOW_S, Rollout, ShadowReport, Span
 from phantom_deployer.domain.rollouts.shadowing import Agreed, report
 from phantom_deployer.domain.rollouts.turn import Evidence
 from phantom_deployer.service.ports import Reads

@@ -59,6 +59,15 @@ class RolloutReads(AnswerReads):
         found = await self._sql.fetch(sql)
         return [RolloutKey(each["workspace"], each["deployment_id"], each["rollout_id"]) for each in found]
 
+    async def replays_waiting(self) -> list[Rollout]:
+        """Those of every workspace whose candidate is ready and whose replay has no report yet."""
+        sql = """
+            SELECT body::text FROM rollouts
+            WHERE is_live AND state = 'pending' AND body ->> 'reason_code' = 'replaying'
+                AND body -> 'replay' = 'null'::jsonb
+            ORDER BY rollout_id"""
+        return [_rollouts().validate_json(each["body"]) for each in await self._sql.fetch(sql)]
+
     async def rollout_states(self) -> dict[str, int]:
         """How many rollouts are in each state."""
         found = await self._sql.fetch("SELECT state, count(*) AS n FROM rollouts GROUP BY state")

@@ -88,6 +88,17 @@ class ReplayPlan:
     max_latency_p95_ms: float | None = None
     quality_margin: float | None = None
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether it can fail by more than answers that were not given."""
+        limits = (
+            self.max_disagreement,
+            self.max_distribution_distance,
+            self.max_latency_p95_ms,
+            self.quality_margin,
+        )
+        return any(each is not None for each in limits)
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutSpec:

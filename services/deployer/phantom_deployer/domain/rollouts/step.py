@@ -101,7 +101,19 @@ def _is_replayed(turn: Turn) -> bool:
     if report.verdict == "fail":
         turn.fail("replay_failed", report.reason, criterion="replay")
         return False
-    return True
+    is_open = report.verdict == "not_enough_data" and plan is not None and plan.has_limits
+    return not is_open or _is_accepted(turn)
+
+
+def _is_accepted(turn: Turn) -> bool:
+    """Limits that could not be judged are for a person to pass over: whoever resumes has."""
+    rollout = turn.rollout
+    if rollout.notes.get("replay"):
+        return True
+    turn.rollout = replace(rollout, notes={**rollout.notes, "replay": "seen"})
+    assert rollout.replay is not None  # it has been judged
+    turn.pause("replay_not_judged", f"{rollout.replay.reason}; resume to go on without it")
+    return False
 
 
 def _waiting_for_approval(turn: Turn, strategy: Strategy) -> None:
