@@ -36,7 +36,13 @@ class Reader:
         return default
 
     def number(
-        self, name: str, *, above: float | None = None, least: float | None = None, most: float | None = None
+        self,
+        name: str,
+        *,
+        above: float | None = None,
+        least: float | None = None,
+        most: float | None = None,
+        below: float | None = None,
     ) -> float | None:
         """None: not given."""
         value = self._take(name)
@@ -46,10 +52,19 @@ class Reader:
             self.wrong(name, f"is {value!r}; use a number")
             return None
         too_small = (above is not None and value <= above) or (least is not None and value < least)
-        if too_small or (most is not None and value > most):
-            self.wrong(name, f"is {value:g}; use {_range(above, least, most)}")
+        too_large = (most is not None and value > most) or (below is not None and value >= below)
+        if too_small or too_large:
+            self.wrong(name, f"is {value:g}; use {_range(above, least, most, below)}")
             return None
         return float(value)
+
+    def percent(self, name: str, *, least: float = 0.01, below: float | None = None) -> float | None:
+        """In steps of 0.01, as shares of traffic are."""
+        value = self.number(name, least=least, most=100, below=below)
+        if value is None or abs(value * 100 - round(value * 100)) < 1e-6:
+            return value
+        self.wrong(name, f"is {value:.6g}; use steps of 0.01")
+        return None
 
     def whole(self, name: str, *, least: int, most: int) -> int | None:
         """None: not given."""
@@ -144,7 +159,7 @@ class Reader:
         return value
 
 
-def _range(above: float | None, least: float | None, most: float | None) -> str:
+def _range(above: float | None, least: float | None, most: float | None, below: float | None) -> str:
     words = []
     if above is not None:
         words.append(f"more than {above:g}")
@@ -152,6 +167,8 @@ def _range(above: float | None, least: float | None, most: float | None) -> str:
         words.append(f"at least {least:g}")
     if most is not None:
         words.append(f"at most {most:g}")
+    if below is not None:
+        words.append(f"less than {below:g}")
     return " and ".join(words)
 
 

@@ -57,7 +57,7 @@ class DeploymentRunner:
         config = _config(stage.facts)
 
         async def look() -> Json:
-            return _before(await self._look(stage.facts, config))
+            return _before(await self._patiently(stage, lambda: self._look(stage.facts, config)))
 
         # Kept before anything changes: after an interruption the environment may already serve our own version.
         before = await stage.check("_before", look)
@@ -114,7 +114,7 @@ class DeploymentRunner:
 
         async def deploy() -> Json:
             request = rollout_request.first_deployment(facts, config)
-            made = await self._deployer.deploy(facts.workspace, request)
+            made = await self._patiently(stage, lambda: self._deployer.deploy(facts.workspace, request))
             serves = made.version == facts.model.version
             return {
                 "deployment_id": made.deployment_id,
@@ -183,7 +183,9 @@ class DeploymentRunner:
 
         async def create() -> Json:
             request = rollout_request.rollout(facts, config, where)
-            made = await self._deployer.create_rollout(facts.workspace, request)
+            made = await self._patiently(
+                stage, lambda: self._deployer.create_rollout(facts.workspace, request)
+            )
             return {"rollout_id": made.rollout_id}
 
         rollout_id = str((await stage.check("_rollout", create))["rollout_id"])
@@ -233,7 +235,7 @@ class DeploymentRunner:
             return f"rollout {rollout_id} is being rolled back"
 
     async def _patiently(self, stage: StageContext, ask: Callable[[], Awaitable[T]]) -> T:
-        """Looking is repeated for as long as the deployer is away: what it does goes on without us."""
+        """Repeated for as long as the deployer is away: it answers a request id as it did before."""
         while True:
             try:
                 return await ask()

@@ -189,6 +189,42 @@ def problems(kind: str, config: dict[str, Any]) -> dict[str, str]:
             "config.pause_at",
             "between 0 and 100",
         ),
+        (
+            "deployment",
+            {"environment": "a", "strategy": "canary", "pause_at": [50]},
+            "config.pause_at",
+            "50 is the share of no step",
+        ),
+        (
+            "deployment",
+            {"environment": "a", "strategy": "canary", "canary_percentage": 1.234},
+            "config.canary_percentage",
+            "steps of 0.01",
+        ),
+        (
+            "deployment",
+            {"environment": "a", "strategy": "canary", "canary_duration": 60, "analysis_interval": 90},
+            "config.analysis_interval",
+            "longer than a step",
+        ),
+        (
+            "deployment",
+            {"environment": "a", "strategy": "canary", "increment_percentage": 0.05},
+            "config.increment_percentage",
+            "more than 1000 steps",
+        ),
+        (
+            "deployment",
+            {"environment": "a", "auto_rollback": {"rollback_percentage": 1}},
+            "config.auto_rollback.rollback_percentage",
+            "no share to leave",
+        ),
+        (
+            "deployment",
+            {"environment": "a", "success_criteria": {"quality_margin": 0}},
+            "config.success_criteria.quality_margin",
+            "negative one for off",
+        ),
         ("testing", {}, "config.test_suite", "missing"),
         (
             "testing",
@@ -242,7 +278,7 @@ def test_what_a_canary_can_be_told_is_kept_to_the_letter() -> None:
             "increment_percentage": 5,
             "increment_interval_minutes": 0.5,
             "analysis_interval": 10,
-            "pause_at": [50],
+            "pause_at": [51],
             "success_criteria": {
                 "error_rate_threshold": 0.01,
                 "minimum_requests": 1000,
@@ -255,7 +291,7 @@ def test_what_a_canary_can_be_told_is_kept_to_the_letter() -> None:
         },
     ).config
     assert isinstance(read, DeploymentConfig)
-    assert read.canary == Canary(1, 5, 30, 10, (50,))
+    assert read.canary == Canary(1, 5, 30, 10, (51,))
     assert (read.criteria.compare_errors, read.criteria.compare_latency) == (False, None)
     assert (read.criteria.error_rate_threshold, read.criteria.minimum_requests) == (0.01, 1000)
     assert read.auto_rollback == AutoRollback(True, 2, 1)

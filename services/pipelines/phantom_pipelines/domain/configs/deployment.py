@@ -14,7 +14,9 @@ DEFAULT_CANARY_PERCENTAGE = 5.0
 DEFAULT_CANARY_DURATION_S = 3600.0
 # How long the old revision stays warm; a canary's is the deployer's to choose (the step, or the maturity of outcomes).
 DEFAULT_ROLLBACK_WINDOW_S = {"blue_green": 60.0, "rolling": 0.0, "canary": -1.0}
-LEAST_PERCENT = 0.01
+# What the deployer measures in, and how many steps it takes at most.
+SHORTEST_ANALYSIS_S = 10.0
+MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class DeploymentConfig:
             canary=_canary(reader, strategy),
             **_rolling(reader, strategy),
             criteria=_criteria(reader),
-            auto_rollback=_auto_rollback(reader, rollback_on_failure),
+            auto_rollback=_auto_rollback(reader, rollback_on_failure, strategy),
             replay=_replay(reader),
             rollback_window_s=DEFAULT_ROLLBACK_WINDOW_S[strategy] if window is None else window,
             on_conflict=reader.choice("on_conflict", ("refuse", "supersede"), "refuse"),
@@ -112,11 +114,11 @@ class DeploymentConfig:
 
 def _canary(reader: Reader, strategy: str) -> Canary:
     """One step of `canary_duration`, or steps by `increment_percentage`; in seconds, or minutes as a canary's are."""
-    initial = reader.number("canary_percentage", least=LEAST_PERCENT, most=100)
+    initial = reader.percent("canary_percentage")
     duration_s = reader.number("canary_duration", above=0, most=30 * DAY_S)
-    increment = reader.number("increment_percentage", least=LEAST_PERCENT, most=100)
+    increment = reader.percent("increment_percentage")
     minutes = reader.number("increment_interval_minutes", above=0, most=30 * 1440)
-    analysis_s = reader.number("analysis_interval", above=0, most=DAY_S)
+    analysis_s = reader.number("analysis_interval", least=SHORTEST_ANALYSIS_S)
     pause_at = reader.numbers("pause_at", above=0, below=100)
     _only(reader, strategy == "canary", "canary", *_CANARY_KEYS)
     if minutes is not None and increment is None:
@@ -127,13 +129,29 @@ def _canary(reader: Reader, strategy: str) -> Canary:
         reader.wrong("canary_duration", "is the length of a single step; with increment_percentage, give "
                      "increment_interval_minutes")  # fmt: skip
     interval_s = minutes * 60 if minutes is not None else duration_s
-    return Canary(
+    canary = Canary(
         initial=DEFAULT_CANARY_PERCENTAGE if initial is None else initial,
         increment=increment,
         interval_s=DEFAULT_CANARY_DURATION_S if interval_s is None else interval_s,
         analysis_interval_s=analysis_s,
         pause_at=pause_at,
     )
+    _check_steps(reader, canary)
+    return canary
+
+
+def _check_steps(reader: Reader, canary: Canary) -> None:
+    """What fits each other only."""
+    longest_s = max(canary.interval_s, SHORTEST_ANALYSIS_S)
+    if canary.analysis_interval_s is not None and canary.analysis_interval_s > longest_s:
+        reader.wrong("analysis_interval", f"is longer than a step, which takes {canary.interval_s:g} s")
+    increment = canary.increment or 100.0
+    if (100.0 - canary.initial) / increment >= MOST_STEPS:
+        reader.wrong("increment_percentage", f"makes more than {MOST_STEPS} steps")
+    for share in canary.pause_at:
+        steps = round((share - canary.initial) / increment, 6)
+        if steps < 0 or steps != int(steps):
+            reader.wrong("pause_at", f"{share:g} is the share of no step")
 
 
 _CANARY_KEYS = (
@@ -164,23 +182,27 @@ def _criteria(reader: Reader) -> Criteria:
     if section is None:
         return Criteria()
     found = Criteria(
-        error_rate_threshold=section.number("error_rate_threshold", above=0, most=1),
+        error_rate_threshold=section.number("error_rate_threshold", above=0, below=1),
         latency_p95_threshold_ms=section.number("latency_p95_threshold", above=0),
         minimum_requests=section.whole("minimum_requests", least=0, most=10**9),
         compare_errors=section.flag("compare_errors") if section.has("compare_errors") else None,
         compare_latency=section.flag("compare_latency") if section.has("compare_latency") else None,
         compare_rejected=section.flag("compare_rejected") if section.has("compare_rejected") else None,
         quality_margin=section.number("quality_margin", least=-1, most=1),
-        max_distribution_distance=section.number("max_distribution_distance", above=0, most=1),
-        level=section.number("level", above=0, most=0.5),
+        max_distribution_distance=section.number("max_distribution_distance", above=0, below=1),
+        level=section.number("level", above=0, below=0.5),
     )
     for name in ("compare_errors", "compare_latency", "compare_rejected"):
         section.flag(name)  # known names, given or not
+    if found.quality_margin == 0:
+        section.wrong(
+            "quality_margin", "is 0, which no evidence can show; use more, or a negative one for off"
+        )
     section.end()
     return found
 
 
-def _auto_rollback(reader: Reader, is_default: bool) -> AutoRollback:
+def _auto_rollback(reader: Reader, is_default: bool, strategy: str) -> AutoRollback:
     """`rollback_on_failure` is its switch; saying the opposite here is refused."""
     section = reader.section("auto_rollback")
     if section is None:
@@ -188,8 +210,10 @@ def _auto_rollback(reader: Reader, is_default: bool) -> AutoRollback:
     found = AutoRollback(
         is_enabled=section.flag("enabled", is_default),
         failure_threshold=section.whole("failure_threshold", least=1, most=1000),
-        rollback_percentage=section.number("rollback_percentage", least=0, most=100) or 0.0,
+        rollback_percentage=section.percent("rollback_percentage", least=0, below=100) or 0.0,
     )
+    if found.rollback_percentage and strategy != "canary":
+        section.wrong("rollback_percentage", f"a {strategy} rollout has no share to leave; leave it out")
     if found.is_enabled != is_default and reader.has("rollback_on_failure"):
         section.wrong("enabled", "says the opposite of rollback_on_failure; give one of the two")
     section.end()
