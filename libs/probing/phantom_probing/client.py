@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -55,17 +55,16 @@ class Answers:
         return len(self.scores)
 
 
-class Client:
-    """One connection. An async context manager."""
+class Caller:
+    """One connection for requests that are serialized already. An async context manager."""
 
-    def __init__(self, target: Target, schema: ModelSchema, timeout_s: float = 30.0) -> None:
+    def __init__(self, target: Target, timeout_s: float = 30.0) -> None:
         self.target = target
-        self.schema = schema
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(target.address, options=_OPTIONS)
         self._infer: Any = self._channel.unary_unary(INFER)
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -75,10 +74,6 @@ class Client:
 
     async def close(self) -> None:
         await self._channel.close()
-
-    def request(self, rows: Rows, request_id: str = "") -> bytes:
-        """The request for these rows, serialized: what is measured is then the call alone."""
-        return wire.request(self.target.model_name, rows, self.target.model_version, request_id)
 
     async def call(self, body: bytes) -> bytes:
         """A serialized answer. Raises the server's error as ours."""
@@ -90,15 +85,27 @@ class Client:
             raise from_rpc_error(error) from error
         return answer
 
-    async def infer(self, rows: Rows) -> Answers:
-        """Answers for the rows. Raises the server's error as ours."""
-        return decode(await self.call(self.request(rows)), self.schema)
-
     async def timed(self, body: bytes) -> tuple[bytes, float]:
         """A serialized answer and how long it took, ms."""
         start = time.perf_counter()
         answer = await self.call(body)
         return answer, (time.perf_counter() - start) * 1000
+
+
+class Client(Caller):
+    """One that knows the model's schema."""
+
+    def __init__(self, target: Target, schema: ModelSchema, timeout_s: float = 30.0) -> None:
+        super().__init__(target, timeout_s)
+        self.schema = schema
+
+    def request(self, rows: Rows, request_id: str = "") -> bytes:
+        """The request for these rows, serialized: what is measured is then the call alone."""
+        return wire.request(self.target.model_name, rows, self.target.model_version, request_id)
+
+    async def infer(self, rows: Rows) -> Answers:
+        """Answers for the rows. Raises the server's error as ours."""
+        return decode(await self.call(self.request(rows)), self.schema)
 
 
 def decode(body: bytes, schema: ModelSchema) -> Answers:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from phantom_platform.errors import Invalid
-from phantom_probing.client import Client
+from phantom_probing.client import Caller, Client
 from phantom_probing.rows import Rows
 
 MAX_BODIES = 256
@@ -44,31 +44,39 @@ class Throughput:
     p95_ms: float
 
 
-async def latency(client: Client, rows: Rows, calls: int = 1000, warm_up: int = 100) -> Latency:
-    """Raises the first error that a call meets: figures of a server that fails would mean nothing."""
+async def latency(
+    caller: Caller, requests: Sequence[bytes], calls: int = 1000, warm_up: int = 100
+) -> Latency:
+    """Going round in the requests. Raises the first error that a call meets: figures of a server that fails would mean
+    nothing.
+    """
     if calls < QUANTILES_FROM:
         raise Invalid(
             f"{calls} calls say nothing of a p95; measure at least {QUANTILES_FROM}", code="too_few_calls"
         )
-    bodies = _bodies(client, rows)
+    bodies = _for_ever(requests)
     for body in itertools.islice(bodies, warm_up):
-        await client.call(body)
-    found = [(await client.timed(body))[1] for body in itertools.islice(bodies, calls)]
+        await caller.call(body)
+    found = [(await caller.timed(body))[1] for body in itertools.islice(bodies, calls)]
     return latency_of(np.array(found))
 
 
 async def throughput(
-    client: Client, rows: Rows, in_flight: int = 32, duration_s: float = 10.0, warm_up_s: float = 2.0
+    caller: Caller,
+    requests: Sequence[bytes],
+    in_flight: int = 32,
+    duration_s: float = 10.0,
+    warm_up_s: float = 2.0,
 ) -> Throughput:
-    """Raises the first error that a call meets."""
-    bodies = _bodies(client, rows)
+    """Going round in the requests. Raises the first error that a call meets."""
+    bodies = _for_ever(requests)
     begin = time.perf_counter() + warm_up_s
     end = begin + duration_s
     found: list[float] = []
 
     async def keep_calling() -> None:
         while time.perf_counter() < end:
-            _, took_ms = await client.timed(next(bodies))
+            _, took_ms = await caller.timed(next(bodies))
             if begin <= time.perf_counter() < end:
                 found.append(took_ms)
 
@@ -90,13 +98,17 @@ def quantile(values: npt.NDArray[np.float64], q: float) -> float:
     return float(np.quantile(values, q, method="lower"))
 
 
-def _bodies(client: Client, rows: Rows) -> Iterator[bytes]:
-    """Requests of one row, for ever."""
-    if not rows.count:
+def single_rows(client: Client, rows: Rows, most: int = MAX_BODIES) -> list[bytes]:
+    """Requests of one row each, evenly spread over the rows."""
+    count = min(rows.count, most)
+    places = [number * rows.count // count for number in range(count)]
+    return [client.request(rows.part(place, place + 1)) for place in places]
+
+
+def _for_ever(requests: Sequence[bytes]) -> Iterator[bytes]:
+    if not requests:
         raise Invalid("there is no row to measure with", code="no_rows")
-    return itertools.cycle(
-        [client.request(rows.part(at, at + 1)) for at in range(min(rows.count, MAX_BODIES))]
-    )
+    return itertools.cycle(requests)
 
 
 async def _all(tasks: Iterable[Coroutine[None, None, None]]) -> None:
