@@ -25,9 +25,9 @@ LOSSES = np.array([0.05, 0.6, 0.8, 2.5])  # log loss of the four labelled outcom
 REJECTED, LABELLED, ACCURACY = 0.005, 0.5, 0.9
 
 KINDS = 5
-LATENCIES = np.geomspace(5, 130, 64)  # ms
+LATENCIES = np.geomspace(5, 130, 48)  # ms
 _MEDIANS = 20 * np.exp(0.25 * np.linspace(-1.5, 1.5, KINDS))
-LATENCY_OF_KIND = stats.norm.pdf(np.log(LATENCIES)[None, :], np.log(_MEDIANS)[:, None], 0.45)  # [kinds, 64]
+LATENCY_OF_KIND = stats.norm.pdf(np.log(LATENCIES)[None, :], np.log(_MEDIANS)[:, None], 0.45)  # [kinds, 48]
 LATENCY_OF_KIND /= LATENCY_OF_KIND.sum(axis=1, keepdims=True)
 COARSE = np.floor(2 * np.log2(LATENCIES)).astype(int)  # the coarse bin of each latency
 SCORES = np.arange(10, BINS, 20)
@@ -46,7 +46,7 @@ class Population:
     kind: NDArray[np.int64]
 
     def intensities(self, share: float, factor: float) -> Intensities:
-        """Expected counts of a step with the lowest `share` of buckets on a candidate that fails `factor` times as often."""
+        """Expected counts of a step; the lowest `share` of buckets meets a candidate failing `factor` times as much."""
         arm = (self.bucket < share).astype(np.int64)
         outcome = self.outcome
         if factor != 1:
@@ -75,6 +75,30 @@ class Intensities:
         latencies = rng.poisson(self.latencies * part)
         scores = rng.poisson(self.scores * part)
         return Pair(*(_sums(outcomes[arm], latencies[arm], scores[arm]) for arm in (0, 1)))
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """So many units that each calls once: every call is a unit of its own. `calls` a step."""
+
+    calls: float
+    error_rate: float
+
+    def intensities(self, share: float, factor: float) -> Intensities:
+        """Expected counts of a step, spread evenly over the groups."""
+        arms = np.array([1 - share, share]) * self.calls
+        failed = self.error_rate * np.array([1, factor])
+        answered = (1 - failed) * (1 - REJECTED)
+        labelled, wrong = LABELLED * answered, 1 - ACCURACY
+        ends = [failed, REJECTED * (1 - failed), answered - labelled]
+        ends += [labelled * part / 2 for part in (1 - wrong, 1 - wrong, wrong, wrong)]
+        outcomes = np.stack(ends, axis=1) * arms[:, None]
+        kinds = np.repeat((answered * arms / KINDS)[:, None], KINDS, axis=1)
+        return Intensities(
+            np.repeat(outcomes[:, None] / GROUPS, GROUPS, axis=1),
+            np.repeat((kinds @ LATENCY_OF_KIND)[:, None] / GROUPS, GROUPS, axis=1),
+            kinds @ SCORE_OF_KIND,
+        )
 
 
 def make_population(
@@ -165,4 +189,4 @@ def sketch_of(counts: NDArray[np.int64]) -> LatencySketch:
 
 def share_slower(threshold_ms: float) -> float:
     """The true share of answers slower than a threshold."""
-    return float(LATENCY_OF_KIND.mean(axis=0)[LATENCIES > threshold_ms].sum())
+    return float(LATENCY_OF_KIND.mean(axis=0)[threshold_ms < LATENCIES].sum())

@@ -23,8 +23,16 @@ import numpy as np
 from scipy import stats
 
 from phantom_statistics.intervals import clopper_pearson
-from phantom_statistics.rollouts import Criteria, Pair, StepEvidence, Sums, judge, measurements
-from simulations.population import make_population
+from phantom_statistics.rollouts import (
+    Criteria,
+    Pair,
+    StepEvidence,
+    Sums,
+    judge,
+    measurements,
+    requests_to_detect_doubling,
+)
+from simulations.population import Crowd, Population, make_population
 
 GUIDE = (*range(1, 100, 5), 100)  # percent; 1 % to 100 % by 5: 21 steps
 ALL = Criteria(
@@ -35,11 +43,15 @@ ALL = Criteria(
     max_distribution_distance=0.1,
 )
 COMPARISONS = Criteria(quality_margin=0.02)
+AT_MOST, AT_LEAST = "at most the level", "at least 95 %"
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Conditions of one run. `calls` and `looks` are per step; `factor` multiplies the candidate's error rate."""
+    """Conditions of one run. `calls` and `looks` are per step; `factor` multiplies the candidate's error rate.
+
+    `units` 0: every call is a unit of its own. `bound`: what the run is held to, None where it is only reported.
+    """
 
     name: str
     units: int = 4_000
@@ -49,9 +61,10 @@ class Scenario:
     factor: float = 1.0
     shares: tuple[float, ...] = GUIDE
     calls: float = 40_000
-    looks: int = 4
+    looks: int = 2
     criteria: Criteria = ALL
     failure_threshold: int = 3
+    bound: str | None = None
 
 
 @dataclass
@@ -68,9 +81,7 @@ class Outcome:
 def simulate(scenario: Scenario, seed: tuple[int, ...]) -> Outcome:
     """One rollout, judged at every look until it is rolled back."""
     rng = np.random.default_rng(seed)
-    population = make_population(
-        scenario.units, scenario.weights, scenario.spread, scenario.calls, scenario.error_rate, rng
-    )
+    population = _population(scenario, rng)
     steps: list[StepEvidence] = []
     held = looks = calls = 0
     for number, share in enumerate(scenario.shares):
@@ -95,39 +106,60 @@ def simulate(scenario: Scenario, seed: tuple[int, ...]) -> Outcome:
     return Outcome("", len(scenario.shares), calls, held, looks)
 
 
+def _population(scenario: Scenario, rng: np.random.Generator) -> Population | Crowd:
+    if not scenario.units:
+        return Crowd(scenario.calls, scenario.error_rate)
+    return make_population(
+        scenario.units, scenario.weights, scenario.spread, scenario.calls, scenario.error_rate, rng
+    )
+
+
 def null_scenarios() -> list[Scenario]:
     """The candidate is no different, the stable one inside its thresholds; everything is judged."""
-    guaranteed = [
-        Scenario(f"{weights}, CV {spread:g}", weights=weights, spread=spread)
-        for weights in ("equal", "lognormal", "pareto")
+    held_to = [
+        Scenario(f"null: 4,000 {weights} units, CV {spread}", weights=weights, spread=spread, bound=AT_MOST)
+        for weights in ("equal", "pareto", "lognormal")
         for spread in (0, 1, 2)
     ]
     reported = [
-        Scenario("zipf, CV 1", weights="zipf", spread=1),
-        Scenario("500 equal units, CV 1", units=500, spread=1),
-        Scenario("500 pareto units, CV 1", units=500, weights="pareto", spread=1),
+        Scenario("null: 4,000 zipf units, CV 1", weights="zipf", spread=1),
+        Scenario("null: 500 equal units, CV 1", units=500, spread=1),
+        Scenario("null: 500 pareto units, CV 1", units=500, weights="pareto", spread=1),
+        Scenario("null: 4,000 equal units, CV 2, 1,000 calls each a step", spread=2, calls=4e6),
     ]
-    return guaranteed + reported
+    return held_to + reported
 
 
 def power_scenarios() -> list[Scenario]:
-    """The candidate fails twice as often; one step that ends when it has had 45/p0 calls."""
+    """The candidate fails twice as often; one step that ends when it has had 45/p0 calls, 45 looks on the way."""
     made = []
     for error_rate in (0.01, 0.001):
         for share in (1, 5, 10):
-            calls = 45 / error_rate / (share / 100)
-            common = {"error_rate": error_rate, "factor": 2.0, "shares": (share,), "looks": 45}
-            name = f"p0 {100 * error_rate:g} %, share {share} %"
-            made.append(
-                Scenario(
-                    f"{name}, every call its own unit",
-                    units=1_000_000,
-                    calls=calls,
-                    criteria=COMPARISONS,
-                    **common,
-                )
-            )
+            name = f"power: p0 {100 * error_rate:g} %, share {share} %, calls as units"
+            made.append(_doubled(name, error_rate, share, units=0, bound=AT_LEAST))
+    for units, spread in ((40_000, 0.0), (40_000, 1.0), (4_000, 0.0), (4_000, 1.0)):
+        name = f"power: p0 1 %, share 10 %, {units:,} equal units, CV {spread:g}"
+        made.append(_doubled(name, 0.01, 10, units=units, spread=spread))
     return made
+
+
+def scenarios() -> list[Scenario]:
+    """What is held to a bound first, then what is only reported."""
+    return sorted([*power_scenarios(), *null_scenarios()], key=lambda each: each.bound is None)
+
+
+def _doubled(name: str, error_rate: float, share: float, **more: Any) -> Scenario:
+    calls = requests_to_detect_doubling(error_rate) / (share / 100)
+    return Scenario(
+        name,
+        error_rate=error_rate,
+        factor=2.0,
+        shares=(share,),
+        calls=calls,
+        looks=45,
+        criteria=COMPARISONS,
+        **more,
+    )
 
 
 def run(scenario: Scenario, rollouts: int, seed: int, processes: int) -> dict[str, Any]:
@@ -139,19 +171,26 @@ def run(scenario: Scenario, rollouts: int, seed: int, processes: int) -> dict[st
         with ProcessPoolExecutor(processes) as pool:
             outcomes = list(pool.map(partial(simulate, scenario), seeds, chunksize=20))
     fired = Counter(each.fired for each in outcomes if each.fired)
-    low, high = (
-        clopper_pearson(fired.total(), rollouts, 0.95).lower,
-        clopper_pearson(fired.total(), rollouts, 0.95).upper,
-    )
+    interval = clopper_pearson(fired.total(), rollouts, 0.95)
     return {
         "scenario": scenario.name,
         "rollouts": rollouts,
         "rolled_back": fired.total(),
-        "share": fired.total() / rollouts,
-        "interval_95": [low, high],
+        "interval_95": [interval.lower, interval.upper],
         "criteria": dict(fired.most_common()),
         "held_share_of_looks": sum(each.held for each in outcomes) / sum(each.looks for each in outcomes),
+        "bound": scenario.bound,
+        "holds": holds(scenario, fired.total(), rollouts),
     }
+
+
+def holds(scenario: Scenario, rolled_back: int, rollouts: int) -> bool | None:
+    """Whether the run keeps what it is held to; None where it is only reported."""
+    if scenario.bound == AT_MOST:
+        return rolled_back <= most_allowed(rollouts, scenario.criteria.level)
+    if scenario.bound == AT_LEAST:
+        return rolled_back >= 0.95 * rollouts
+    return None
 
 
 def most_allowed(rollouts: int, level: float) -> int:
@@ -169,22 +208,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="results as JSON")
     options = parser.parse_args(arguments)
     results = []
-    for scenario in [*null_scenarios(), *power_scenarios()]:
+    for scenario in scenarios():
         if options.only not in scenario.name:
             continue
         started = time.monotonic()
         result = run(scenario, options.rollouts, options.seed, options.processes)
         results.append(result)
-        print(
-            f"{scenario.name:48} {result['rolled_back']:5} of {options.rollouts} ({100 * result['share']:.2f} %) "
-            f"{result['criteria']} held {100 * result['held_share_of_looks']:.0f} % of looks "
-            f"[{time.monotonic() - started:.0f} s]",
-            flush=True,
-        )
-    if options.out:
-        report = {"rollouts": options.rollouts, "seed": options.seed, "results": results}
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+        sys.stdout.write(_line(result, time.monotonic() - started))
+        sys.stdout.flush()
+        if options.out:
+            report = {"rollouts": options.rollouts, "seed": options.seed, "results": results}
+            options.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if any(result["holds"] is False for result in results) else 0
+
+
+def _line(result: dict[str, Any], seconds: float) -> str:
+    share = 100 * result["rolled_back"] / result["rollouts"]
+    low, high = (100 * end for end in result["interval_95"])
+    return (
+        f"{result['scenario']:58} {result['rolled_back']:5} {share:6.2f} % [{low:.2f}, {high:.2f}] "
+        f"{ {True: 'holds', False: 'BROKEN', None: ''}[result['holds']]:6} "
+        f"held {100 * result['held_share_of_looks']:.0f} % {result['criteria']} {seconds:.0f} s\n"
+    )
 
 
 if __name__ == "__main__":

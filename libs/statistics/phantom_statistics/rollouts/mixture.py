@@ -41,16 +41,27 @@ class Events:
 
     def log_likelihood(self, log_r: Floats) -> Floats:
         """Of each log r [n], without the constant."""
+        # X log r - sum of Z log(1 - f + f r)
         ratio = np.log1p(self.share[:, None] * np.expm1(log_r)[None, :])
         return log_r * self.candidate.sum() - (self.candidate + self.stable) @ ratio  # type: ignore[no-any-return]
 
+    def mirrored(self) -> Events:
+        """The revisions exchanged: r becomes 1/r."""
+        return Events(1 - self.share, self.stable, self.candidate)
+
 
 def relative_rate(events: Events, design_effect: float, level: float) -> RelativeRate:
-    """The test on `events`, each worth 1/`design_effect` of an independent one."""
+    """The test on `events`, each worth 1/`design_effect` of an independent one.
+
+    The test averages over r > 1 only; the interval averages over both sides at twice the level, so that each end has
+    about `level` and the lower one agrees with the test.
+    """
     centre, sd = _peak(events, design_effect)
     log_mean = _log_mean(events, design_effect, centre, sd)
+    log_other = _log_mean(events.mirrored(), design_effect, -centre, sd)
     grid = centre + sd * _STEPS
-    above = events.log_likelihood(grid) / design_effect - (log_mean + math.log(level))
+    log_both = float(np.logaddexp(log_mean, log_other))  # twice the mean under the whole normal prior
+    above = events.log_likelihood(grid) / design_effect - (log_both + math.log(level))
     lower, upper = _crossings(grid, above)
     return RelativeRate(math.exp(centre), lower, upper, min(1.0, math.exp(-log_mean)))  # log L(r = 1) is 0
 

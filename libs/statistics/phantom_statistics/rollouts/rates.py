@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from phantom_statistics.groups import GROUPS
 from phantom_statistics.rollouts.clusters import LEAST_UNITS
 from phantom_statistics.rollouts.evidence import FAILURES, REJECTED, REQUESTS, Pair
 from phantom_statistics.rollouts.mixture import Events, relative_rate
@@ -46,35 +47,31 @@ def judge_latency(pairs: Sequence[Pair], level: float, tolerance: float = 0.0) -
 
     The spread between units is taken from the groups' coarse bins, at the edge nearest to that p95.
     """
-    kept = [
-        pair
-        for pair in pairs
-        if pair.candidate.latency.count and pair.control.latency.count >= _NEEDED_FOR_P95
-    ]
-    exact = np.zeros((len(kept), 4))
-    coarse = np.zeros((len(kept), 4, 64))
-    slowest = 0.0
-    for place, pair in enumerate(kept):
-        edge = pair.control.latency.edge(P95)
-        assert edge is not None  # it holds values
-        slowest = pair.control.latency.edge_value(edge)
+    exact, coarse, slowest = [], [], 0.0
+    for pair in pairs:
+        stable, candidate = pair.control.latency, pair.candidate.latency
+        trials, stable_trials = candidate.count, stable.count
+        edge = stable.edge(P95)
+        if not trials or stable_trials < _NEEDED_FOR_P95 or edge is None:
+            continue
+        slowest = stable.edge_value(edge)
+        mine = candidate.edge_of(slowest * (1 + tolerance)) if tolerance else edge
+        exact.append((trials, candidate.count_above(mine), stable_trials, stable.count_above(edge)))
         first = nearest_coarse_edge(slowest)
-        for side, sums in enumerate((pair.candidate, pair.control)):
-            mine = edge if side or not tolerance else sums.latency.edge_of(slowest * (1 + tolerance))
-            exact[place, 2 * side] = sums.latency.count_above(mine)
-            exact[place, 2 * side + 1] = sums.latency.count
-            coarse[place, 2 * side] = sums.slow[:, first:].sum(axis=1)
-            coarse[place, 2 * side + 1] = sums.slow.sum(axis=1)
-    counts = Counts(coarse[:, 0], coarse[:, 1], coarse[:, 2], coarse[:, 3]).usable()
-    totals = Events(exact[:, 1] / (exact[:, 1] + exact[:, 3]), exact[:, 0], exact[:, 2])
+        coarse += [np.add.reduceat(side.slow, (0, first), axis=1) for side in (pair.candidate, pair.control)]
+    totals = np.array(exact, dtype=float).reshape(-1, 4)
+    groups = np.array(coarse, dtype=float).reshape(-1, 2, GROUPS, 2)  # fast and slow of each side
+    trials_of = groups.sum(axis=3)
+    counts = Counts(groups[:, 0, :, 1], trials_of[:, 0], groups[:, 1, :, 1], trials_of[:, 1]).usable()
+    shares = totals[:, 0] / (totals[:, 0] + totals[:, 2])
     what = f"of the answers took longer than {slowest:.3g} ms, the stable revision's p95,"
     return _judge(
         "latency_p95",
         what,
         counts,
-        totals,
+        Events(shares, totals[:, 1], totals[:, 3]),
         level,
-        trials=(float(exact[:, 1].sum()), float(exact[:, 3].sum())),
+        trials=(float(totals[:, 0].sum()), float(totals[:, 2].sum())),
     )
 
 

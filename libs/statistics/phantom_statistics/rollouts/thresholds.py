@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from phantom_statistics.latency import LatencySketch
 from phantom_statistics.rollouts.clusters import Floats, design_effect
 from phantom_statistics.rollouts.evidence import FAILURES, REQUESTS, Sums
 from phantom_statistics.rollouts.rates import P95, nearest_coarse_edge
@@ -45,7 +46,7 @@ class Share:
         inside = self.value
         if inside == outside:
             return outside
-        for _ in range(30):
+        for _ in range(24):
             middle = (inside + outside) / 2
             if self._log_at(middle) < least:
                 outside = middle
@@ -104,11 +105,13 @@ def judge_latency_threshold(
         return f"{percent(share)} of the answers took longer than {threshold_ms:g} ms"
 
     finding = _judge("latency_p95_threshold", shares, 1 - P95, failures, level, words)
-    p95 = Sums.total(measured).latency.quantile(P95)
+    whole = LatencySketch()
+    for sums in measured:
+        whole.merge(sums.latency)
     return Finding(
         finding.criterion,
         finding.verdict,
-        candidate=p95,
+        candidate=whole.quantile(P95),
         estimate=finding.estimate,
         lower=finding.lower,
         upper=finding.upper,
