@@ -53,6 +53,8 @@ class Traffic:
         self.endpoint = endpoint
         self.calls: list[Call] = []
         self.units: list[str] = []
+        # What each call said of the feature that decides.
+        self.amounts: list[float] = []
         self._awaits = awaits
         self._run = uuid.uuid4().hex[:8]
         self._pause_s = workers / per_second
@@ -138,13 +140,14 @@ class Traffic:
                 self._stopping.wait(self._pause_s)
 
     def _call(self, infer: Any) -> None:
-        unit = f"u{random.randrange(UNITS)}"
+        unit, amount = f"u{random.randrange(UNITS)}", random.random()
         with self._lock:
             number = len(self.units)
             self.units.append(unit)
+            self.amounts.append(amount)
         message = oip.request(
             self.endpoint,
-            {"amount": [random.random()], "hour": [random.random()]},
+            {"amount": [amount], "hour": [random.random()]},
             id=f"{self._run}-{number}",
             user_id=unit,
         )
