@@ -20,7 +20,8 @@ _ALWAYS = (
     "ready_timeout_seconds",
     "on_conflict",
 )
-_JUDGED = ("success_criteria", "auto_rollback", "rollback_window_minutes")
+_JUDGED = ("success_criteria", "auto_rollback")
+_SWITCHED = (*_JUDGED, "rollback_window_minutes")
 KEYS: dict[str, tuple[str, ...]] = {
     "canary": (
         "initial_percentage",
@@ -29,12 +30,12 @@ KEYS: dict[str, tuple[str, ...]] = {
         "increment_interval_minutes",
         "analysis_interval_seconds",
         "pause_at",
-        *_JUDGED,
+        *_SWITCHED,
         *_ALWAYS,
     ),
-    "blue_green": ("pause_before_switch", *_JUDGED, *_ALWAYS),
-    "rolling": ("max_unavailable", "max_surge", *_JUDGED, *_ALWAYS),
-    "shadow": ("percentage", "duration_minutes", "min_agreement", *_ALWAYS),
+    "blue_green": ("pause_before_switch", *_SWITCHED, *_ALWAYS),
+    "rolling": ("max_unavailable", "max_surge", *_SWITCHED, *_ALWAYS),
+    "shadow": ("percentage", "duration_minutes", "min_agreement", *_JUDGED, *_ALWAYS),
 }
 _CRITERIA = (
     "error_rate_threshold",
@@ -65,8 +66,7 @@ def to_spec(strategy: str, config: Mapping[str, Any]) -> messages.RolloutSpec:
     keys = Reader(config, "", KEYS[kind])
     spec = messages.RolloutSpec(strategy=kind)
     _PLANS[kind](spec, keys)
-    if kind != "shadow":
-        _judging(spec, keys)
+    _judging(spec, keys)
     _replay(spec, keys)
     _admission(spec, keys)
     keys.refuse("this is no rollout", "invalid_rollout")

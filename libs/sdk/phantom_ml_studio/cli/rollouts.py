@@ -39,7 +39,7 @@ def words_of(finding: Finding) -> str:
     """A criterion's judgement in a line."""
     judged = [
         f"{name} {value:.4g}"
-        for name in ("candidate", "stable")
+        for name in ("candidate", "stable", "estimate")
         if (value := getattr(finding, name)) is not None
     ]
     if finding.lower is not None or finding.upper is not None:

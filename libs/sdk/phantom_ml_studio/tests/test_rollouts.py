@@ -127,7 +127,7 @@ def test_the_other_strategies_have_keys_of_their_own() -> None:
     assert (rolling.rolling.max_unavailable, rolling.rolling.max_surge) == (1, 2)
     shadow = to_spec("shadow", {"percentage": 20, "duration_minutes": 0.5, "min_agreement": 0.9})
     assert (shadow.shadow.percentage, shadow.shadow.duration_s, shadow.shadow.min_agreement) == (20, 30, 0.9)
-    assert not shadow.HasField("auto_rollback")
+    assert shadow.auto_rollback.enabled
 
 
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -202,7 +202,7 @@ def test_all_mistakes_are_named_at_once() -> None:
         ("blue_green", {"initial_percentage": 1}, "initial_percentage"),
         ("rolling", {"auto_rollback": {"rollback_percentage": 5}}, "auto_rollback.rollback_percentage"),
         ("shadow", {}, "percentage"),
-        ("shadow", {"percentage": 5, "auto_rollback": {}}, "auto_rollback"),
+        ("shadow", {"percentage": 5, "rollback_window_minutes": 1}, "rollback_window_minutes"),
     ],
 )
 def test_a_strategy_takes_only_its_own_keys(strategy: str, config: Mapping[str, Any], field: str) -> None:
