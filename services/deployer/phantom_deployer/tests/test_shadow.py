@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from phantom_deployer.domain.rollouts import commands
-from phantom_deployer.domain.rollouts.model import ShadowReport
+from phantom_deployer.domain.rollouts.model import Finding, Judgement, ShadowReport
 from phantom_deployer.domain.rollouts.spec import (
+    AutoRollback,
     RolloutSpec,
     ShadowPlan,
     SuccessCriteria,
@@ -88,12 +89,32 @@ def test_without_a_copy_it_waits_for_traffic_and_for_as_many_as_were_asked_for()
     assert play.rollout.state == "succeeded"
 
 
-def test_a_failing_criterion_ends_a_shadow() -> None:
+def test_a_broken_limit_fails_a_shadow_in_the_end_and_not_before() -> None:
     play = copying()
-    play.evidence = Evidence(requests=100, verdict=FAILED)
+    play.evidence = replace(report(0.97, 0.99), verdict=FAILED)
     play.look()
+    assert play.rollout.state == "progressing"
+    play.look(80)
     assert (play.rollout.state, play.rollout.reason_code) == ("failed", "criterion_failed")
     assert play.route.shadow is None
+
+
+def test_a_broken_limit_only_pauses_where_that_was_asked_for_and_a_person_can_end_it() -> None:
+    play = copying(shadow(auto_rollback=AutoRollback(enabled=False)))
+    play.evidence = replace(report(0.97, 0.99), verdict=FAILED)
+    play.look(80)
+    assert (play.rollout.state, play.rollout.reason_code) == ("paused", "criterion_failed")
+    play.do(commands.promote, None)
+    assert play.rollout.state == "failed"
+
+
+def test_a_slower_shadow_is_reported_and_not_failed() -> None:
+    slower = Judgement("fail", (Finding("latency_p95", "fail", reason="slower"),), "latency_p95")
+    play = copying()
+    play.evidence = replace(report(0.97, 0.99), verdict=slower)
+    play.look(80)
+    assert play.rollout.state == "succeeded"
+    assert play.rollout.verdict == slower
 
 
 def test_a_shadow_without_an_end_goes_on_until_somebody_ends_it() -> None:

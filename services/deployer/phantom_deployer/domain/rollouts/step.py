@@ -28,7 +28,7 @@ def look(rollout: Rollout, deployment: Deployment, around: Around) -> Turn:
         return turn
     _take_note(turn)
     strategy = of(rollout.spec.strategy)
-    if rollout.state in WITH_TRAFFIC and _has_failed(turn):
+    if strategy.acts_at_once and rollout.state in WITH_TRAFFIC and _has_failed(turn):
         strategy.fail(turn)
     else:
         _STATES[rollout.state](turn, strategy)

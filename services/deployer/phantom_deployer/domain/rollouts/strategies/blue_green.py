@@ -14,6 +14,8 @@ BEFORE_SWITCH = "before_switch"
 class BlueGreen:
     """Its checks are those of every rollout before traffic (a replay, an approval), and a pause where asked for."""
 
+    acts_at_once = True
+
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         return (BUCKETS,)
 

@@ -16,6 +16,8 @@ from phantom_statistics.assignment import BUCKETS
 class Canary:
     """At 100 % the stable revision stays as it is, warm, until the rollback window is over."""
 
+    acts_at_once = True
+
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         return plan.shares(_plan(spec))
 

@@ -22,6 +22,8 @@ BATCH, GROWN_AT = "batch", "grown_at"
 class Rolling:
     """A batch passes at once, unless `minimum_requests` are asked for: then as a step of a canary does."""
 
+    acts_at_once = True
+
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         """Known once the number of replicas is: `prepare` sets them."""
         return ()

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from phantom_deployer.domain import rollout as mechanics
 from phantom_deployer.domain.rollouts import plan
-from phantom_deployer.domain.rollouts.model import ShadowReport
+from phantom_deployer.domain.rollouts.model import Finding, ShadowReport
 from phantom_deployer.domain.rollouts.spec import RolloutSpec, ShadowPlan
 from phantom_deployer.domain.rollouts.strategies import strategy as common
 from phantom_deployer.domain.rollouts.turn import Turn
@@ -14,10 +14,16 @@ from phantom_platform.errors import Refused
 
 # Copies are paired with answers so much later, at most.
 PAIRED_AFTER = timedelta(seconds=10)
+# Criteria that are limits of its own.
+LIMITS = frozenset({"error_rate_threshold", "latency_p95_threshold", "distribution_distance"})
 
 
 class Shadow:
-    """Its agreement is judged once, at the end: looking earlier would take chance for a difference."""
+    """Judged once, at the end: it harms nobody meanwhile, and agreement looked at earlier takes chance for a
+    difference. Limits that were set can fail it; comparisons with the stable revision are reported.
+    """
+
+    acts_at_once = False
 
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         """It has no share of its own."""
@@ -53,18 +59,14 @@ class Shadow:
                 f"{rollout.candidate} got no copy in {rollout.step_length_s:g} s; it goes on when there are some",
             )
         elif evidence.requests >= minimum:
-            _finish(turn, "completed", f"{rollout.step_length_s:g} s are over")
+            self._finish(turn, "completed", f"{rollout.step_length_s:g} s are over")
         elif rollout.state == "progressing":
             words = f"{evidence.requests:,} of {minimum:,} copies are answered"
             turn.move("analysing", "not_enough_data", f"the time is over, and {words}")
 
     def fail(self, turn: Turn) -> None:
-        verdict = turn.evidence.verdict
-        assert verdict is not None  # it has failed
-        if turn.rollout.spec.auto_rollback.enabled:
-            turn.fail("criterion_failed", verdict.words, criterion=verdict.fired)
-        else:
-            turn.pause("criterion_failed", verdict.words, criterion=verdict.fired)
+        """Waits for the end, as everything else."""
+        self.advance(turn)
 
     def take_back(self, turn: Turn, reason: str, percent: float) -> None:
         turn.remove(reason)
@@ -80,10 +82,25 @@ class Shadow:
                 "it, and begin a canary of the version",
                 code="candidate_is_shadow",
             )
-        _finish(turn, "by_user", f"ended by {turn.around.actor}")
+        self._finish(turn, "by_user", f"ended by {turn.around.actor}")
+
+    def _finish(self, turn: Turn, code: str, why: str) -> None:
+        broken = _broken_limit(turn)
+        if broken is None:
+            _compare(turn, code, why)
+        elif turn.rollout.spec.auto_rollback.enabled or code == "by_user":
+            turn.fail("criterion_failed", f"{why}; {broken.reason}", criterion=broken.criterion)
+        else:
+            turn.pause("criterion_failed", f"{why}; {broken.reason}", criterion=broken.criterion)
 
 
-def _finish(turn: Turn, code: str, why: str) -> None:
+def _broken_limit(turn: Turn) -> Finding | None:
+    verdict = turn.evidence.verdict or turn.rollout.verdict
+    findings = verdict.findings if verdict is not None else ()
+    return next((each for each in findings if each.verdict == "fail" and each.criterion in LIMITS), None)
+
+
+def _compare(turn: Turn, code: str, why: str) -> None:
     report = turn.evidence.shadow or turn.rollout.shadow or ShadowReport()
     least = _plan(turn.rollout.spec).min_agreement
     words = (

@@ -14,6 +14,9 @@ from phantom_platform.errors import Refused
 class Strategy(Protocol):
     """Each method does what is due by means of the turn, and leaves the rest to the next look."""
 
+    # Whether a failed judgement acts as soon as it is known.
+    acts_at_once: bool
+
     def shares(self, spec: RolloutSpec) -> tuple[int, ...]:
         """The shares of the steps that are planned, basis points."""
         ...
