@@ -17,7 +17,7 @@ from phantom.pipelines.v1 import pipeline_service_pb2 as rpc_pb
 from phantom_pipelines.domain.execution import Approval, Execution, StageState
 from phantom_pipelines.domain.pipeline import Pipeline, Stage
 from phantom_pipelines.domain.suites import FailedCase, Suite, SuiteRun
-from phantom_pipelines.domain.values import Call, LogLine
+from phantom_pipelines.domain.values import MAY_DEPLOY, Call, LogLine
 from phantom_pipelines.service.executions import Logs, Order
 from phantom_pipelines.service.testing import TestOrder
 from phantom_platform.errors import Invalid, Violation
@@ -41,7 +41,8 @@ def to_call(request: Message) -> Call:
     content = rest.SerializeToString(deterministic=True)
     name = request.DESCRIPTOR.full_name
     fingerprint = hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
-    return Call(caller.principal, caller.workspace, getattr(request, "request_id", ""), fingerprint)
+    request_id = getattr(request, "request_id", "")
+    return Call(caller.principal, caller.workspace, request_id, fingerprint, caller.may(MAY_DEPLOY))
 
 
 def workspace(request: Message) -> str:

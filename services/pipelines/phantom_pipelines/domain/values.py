@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 Json = dict[str, Any]
 
+MAY_DEPLOY = "models:deploy"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -19,6 +21,8 @@ class Call:
     workspace: str
     request_id: str = ""
     fingerprint: str = ""
+    # Whether the caller may deploy without a pipeline, too.
+    may_deploy: bool = False
 
 
 @dataclass(frozen=True)

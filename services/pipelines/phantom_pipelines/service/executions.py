@@ -12,12 +12,12 @@ from phantom_pipelines.domain.configs.testing import TestingConfig
 from phantom_pipelines.domain.configs.validation import ValidationConfig
 from phantom_pipelines.domain.execution import Execution
 from phantom_pipelines.domain.pipeline import Pipeline, specs
-from phantom_pipelines.domain.values import Call, Listed, LogLine, Page
+from phantom_pipelines.domain.values import MAY_DEPLOY, Call, Listed, LogLine, Page
 from phantom_pipelines.service import find
 from phantom_pipelines.service.announcements import save
 from phantom_pipelines.service.ports import Deployments, Models, Store, Work
 from phantom_platform import audit
-from phantom_platform.errors import NotFound, Refused
+from phantom_platform.errors import Forbidden, NotFound, Refused
 from phantom_platform.idempotency import Once
 from phantom_platform.ids import new_id
 
@@ -52,6 +52,7 @@ class Executions:
         if (known := await self._once.recall(call, str)) is not None:
             return await self.get(call.workspace, known)
         pipeline = await find.pipeline(self._store.reads, call.workspace, order.pipeline)
+        _check_may_deploy(call, pipeline)
         await self._check_named(call.workspace, pipeline)
         model = await self._models.version(call.workspace, order.model_id, order.version)
 
@@ -146,6 +147,19 @@ class Executions:
                 raise Refused(
                     f"stage {stage.name}: {error.message}", code=error.code, stage=stage.name
                 ) from error
+
+
+def _check_may_deploy(call: Call, pipeline: Pipeline) -> None:
+    """A pipeline deploys with the service's own rights, so it must not lend them to who has none."""
+    deploys = [each.name for each in pipeline.stages if each.type == "deployment"]
+    if deploys and not call.may_deploy:
+        raise Forbidden(
+            f"stage {deploys[0]} deploys, and {call.principal} lacks the permission {MAY_DEPLOY}; ask an administrator "
+            "to grant it",
+            code="permission_missing",
+            permission=MAY_DEPLOY,
+            principal=call.principal,
+        )
 
 
 def _check_environment(name: str, known: list[str]) -> None:

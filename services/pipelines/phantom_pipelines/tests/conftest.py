@@ -80,7 +80,7 @@ class Running:
     executors: list[Task] = field(default_factory=list)
 
     async def client(self, principal: str = "ada", *permissions: str) -> PipelineServiceStub:
-        token = self.issuer.token(principal, *(permissions or ("pipelines:*",)))
+        token = self.issuer.token(principal, *(permissions or ("pipelines:*", "models:deploy")))
         channel = await self.stack.enter_async_context(rpc.control_channel(self.address, FixedToken(token)))
         return PipelineServiceStub(channel)
 

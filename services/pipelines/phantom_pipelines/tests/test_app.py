@@ -83,7 +83,9 @@ async def one_life(context: ServiceContext, issuer: Issuer) -> AsyncIterator[Pip
     try:
         async with (
             serving(*app.servicers, verifier=issuer.verifier, unready=app.unready) as server,
-            rpc.control_channel(server.address, FixedToken(issuer.token("ada", "pipelines:*"))) as channel,
+            rpc.control_channel(
+                server.address, FixedToken(issuer.token("ada", "pipelines:*", "models:deploy"))
+            ) as channel,
         ):
             yield PipelineServiceStub(channel)
     finally:

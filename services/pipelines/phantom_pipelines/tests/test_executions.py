@@ -231,6 +231,14 @@ async def test_reading_needs_a_permission_and_so_does_running(pipelines: Running
     assert len((await reader.ListPipelines(pb.ListPipelinesRequest())).pipelines) == 1
 
 
+async def test_a_pipeline_lends_nobody_the_right_to_deploy(pipelines: Running) -> None:
+    runner = await pipelines.client("rob", "pipelines:*")
+    deploys = await made(runner, stage("deploy", "deployment", environment="staging"), name="deploys")
+    error = await refused("permission_missing", _execute(runner, deploys))
+    assert "models:deploy" in error.message
+    await _execute(runner, await made(runner, stage("first"), name="checks"))
+
+
 async def _execute(stub: PipelineServiceStub, pipeline_id: str, **options: str) -> object:
     request = pb.ExecutePipelineRequest(
         pipeline_id=pipeline_id, model_id="fraud", **{"version": "1.0.0", **options}
