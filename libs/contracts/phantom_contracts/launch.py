@@ -75,6 +75,7 @@ class LaunchFile(_File):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="gRPC (OIP and frames); 0 takes a free one")
     http_port: int = Field(default=0, ge=0, le=65535, description="/health, /ready, /metrics; 0: a free one")
+    rest: bool = Field(default=False, description="offer OIP's REST form on the HTTP port as well")
     lock_path: Path
     replica_path: Path = Field(description="where the replica file goes")
 

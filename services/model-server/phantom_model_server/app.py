@@ -6,16 +6,18 @@ import asyncio
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Coroutine
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from phantom_contracts.launch import EXIT_FAILED, EXIT_LOCKED, EXIT_RETRY, LaunchFile, ReplicaFile
-from phantom_model_server import artifacts, launch, rpc
+from phantom_model_server import artifacts, container, launch, rpc
 from phantom_model_server.draining import Gate
 from phantom_model_server.failures import of_artifact
 from phantom_model_server.frames import Work
@@ -38,15 +40,29 @@ TEMPORARY = frozenset(["registry_unavailable", "artifact_token_refused", "addres
 
 def main(path: Path) -> int:
     """Serve what the launch file says until told to stop; returns the exit code."""
+    return _served(lambda: serve(launch.read(path)))
+
+
+def main_in_container(path: Path) -> int:
+    """Serve what the image's file says until told to stop; returns the exit code."""
+    with tempfile.TemporaryDirectory(prefix="phantom-model-server-") as scratch:
+        return _served(lambda: serve(container.order(container.read(path), Path(scratch))))
+
+
+def _served(serving: Callable[[], int]) -> int:
+    try:
+        return serving()
+    except Invalid as error:
+        logs.configure("model-server")
+        log.critical("file refused", action="start_failed", code=error.code, error=str(error))
+        return EXIT_FAILED
+
+
+def serve(order: LaunchFile) -> int:
+    """One life of a replica; the exit code."""
     import uvloop
 
     settings = ModelServerSettings()
-    try:
-        order = launch.read(path)
-    except Invalid as error:
-        logs.configure("model-server")
-        log.critical("launch file refused", action="start_failed", code=error.code, error=str(error))
-        return EXIT_FAILED
     logs.configure("model-server", order.log_level)
     lock = launch.Lock(order.lock_path)
     try:
@@ -141,7 +157,15 @@ class Replica:
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         server = ModelServer(model, order.model_version, metrics)
         work = Work(server, order, self._gate, pool, settings.inline_bytes, _spans(order.otlp_endpoint))
-        http = MetricsServer(self._registry, order.host, order.http_port, self._unready)
+        routes = _rest(work) if order.rest else ()
+        http = MetricsServer(
+            self._registry,
+            order.host,
+            order.http_port,
+            self._unready,
+            routes=routes,
+            max_body=settings.max_request_bytes,
+        )
         await http.start()
         stack.push_async_callback(http.stop)
         doors = Server(max_message=settings.max_request_bytes)
@@ -191,6 +215,13 @@ class Replica:
                 }
             ),
         )
+
+
+def _rest(work: Work) -> Sequence[web.RouteDef]:
+    """Only where it is asked for: replicas behind a gateway have no use for it."""
+    from phantom_model_server.rest import Rest
+
+    return Rest(work).routes()
 
 
 def _give_back() -> None:

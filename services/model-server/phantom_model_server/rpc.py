@@ -123,32 +123,39 @@ class Inference:
 
     async def model_ready(self, raw: bytes, context: Context) -> bytes:
         request = _parse(oip.ModelReadyRequest, raw)
-        is_here = request.name in self._names and request.version in ("", self._work.launch.model_version)
-        return oip.ModelReadyResponse(ready=is_here and not self._work.gate.is_draining).SerializeToString()
+        return oip.ModelReadyResponse(ready=self.is_ready(request.name, request.version)).SerializeToString()
 
     async def server_metadata(self, raw: bytes, context: Context) -> bytes:
         return oip.ServerMetadataResponse(name="phantom-model-server", version="0.1.0").SerializeToString()
 
     async def model_metadata(self, raw: bytes, context: Context) -> bytes:
         request = _parse(oip.ModelMetadataRequest, raw)
-        self._check_name(request.name, request.version)
+        return self.describe(request.name, request.version).SerializeToString()
+
+    def is_ready(self, name: str, version: str) -> bool:
+        is_here = name in self._names and version in ("", self._work.launch.model_version)
+        return is_here and not self._work.gate.is_draining
+
+    def describe(self, name: str, version: str) -> oip.ModelMetadataResponse:
+        """The model's metadata; NotFound where it is not served here."""
+        self.check_name(name, version)
         server = self._work.server
         reply = oip.ModelMetadataResponse(
-            name=request.name, versions=[self._work.launch.model_version], platform=server.model.runtime
+            name=name, versions=[self._work.launch.model_version], platform=server.model.runtime
         )
         for tensor in endpoint_inputs(server.own.projection.endpoint):
             reply.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         for tensor in model_outputs(server.schema):
             reply.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        return reply.SerializeToString()
+        return reply
 
     async def infer(self, raw: bytes, context: Context) -> bytes:
         left_s = context.time_remaining()
         request = _parse(oip.ModelInferRequest, raw)
-        self._check_name(request.model_name, request.model_version)
+        self.check_name(request.model_name, request.model_version)
         parent = dict(context.invocation_metadata() or ()).get("traceparent", "")
         with self._work.span("ModelInfer", str(parent)):
-            return await self._answer(
+            return await self.answer(
                 raw, time.monotonic() + (DEFAULT_DEADLINE_S if left_s is None else left_s)
             )
 
@@ -158,14 +165,15 @@ class Inference:
             reply = oip.ModelStreamInferResponse()
             try:
                 request = _parse(oip.ModelInferRequest, raw)
-                self._check_name(request.model_name, request.model_version)
-                answer = await self._answer(raw, time.monotonic() + DEFAULT_DEADLINE_S)
+                self.check_name(request.model_name, request.model_version)
+                answer = await self.answer(raw, time.monotonic() + DEFAULT_DEADLINE_S)
                 reply.infer_response.MergeFromString(answer)
             except PhantomError as error:
                 reply.error_message = error.message
             await context.write(reply.SerializeToString())
 
-    async def _answer(self, raw: bytes, deadline: float) -> bytes:
+    async def answer(self, raw: bytes, deadline: float) -> bytes:
+        """A serialized ModelInferResponse to a serialized ModelInferRequest; `deadline` is on the monotonic clock."""
         work = self._work
         if work.gate.is_draining:
             raise failures.draining()
@@ -184,7 +192,7 @@ class Inference:
             raise answered.errors[0]
         return answered.replies[0]
 
-    def _check_name(self, name: str, version: str) -> None:
+    def check_name(self, name: str, version: str) -> None:
         launch = self._work.launch
         if name not in self._names:
             raise NotFound(

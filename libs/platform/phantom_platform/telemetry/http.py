@@ -28,12 +28,16 @@ class MetricsServer:
         unready: Callable[[], Mapping[str, str]],
         *,
         attention: Callable[[], Sequence[str]] = tuple,
+        routes: Sequence[web.RouteDef] = (),
+        max_body: int = 1024 * 1024,
     ) -> None:
         self._registry = registry
         self._host = host
         self._port = port
         self._unready = unready
         self._attention = attention
+        self._routes = routes  # further ones, beside the three
+        self._max_body = max_body  # bytes
         self._runner: web.AppRunner | None = None
 
     @property
@@ -44,12 +48,13 @@ class MetricsServer:
         return int(self._runner.addresses[0][1])
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=self._max_body)
         app.add_routes(
             [
                 web.get("/metrics", self._metrics),
                 web.get("/health", self._health),
                 web.get("/ready", self._ready),
+                *self._routes,
             ]
         )
         runner = web.AppRunner(app, access_log=None)
