@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -447,6 +452,29 @@ def test_a_refused_approval_has_its_code(
     done = run("rollouts", "approve", "r-1")
     assert done.exit_code == exit_code
     assert f"[{code}]" in done.stderr
+
+
+def test_at_a_terminal_the_view_is_drawn_until_the_rollout_has_ended(logged_in: FakePlatform) -> None:
+    logged_in.answer("GetDeployment", deployer.GetDeploymentResponse(deployment=deployment()))
+    logged_in.answer("GetRollout", *[told("progressing")] * 3, told("succeeded", step=2))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "phantom_ml_studio.cli.main", "rollouts", "watch", "m-staging"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # the terminal is gone with the process
+            while part := os.read(ours, 65536):
+                seen += part
+        assert process.wait(60) == 0, process.stderr and process.stderr.read()
+    os.close(ours)
+    text = seen.decode()
+    assert "◌ progressing" in text
+    assert "✔ succeeded" in text
+    assert "step 2/2" in text
+    assert "\x1b[" in text
 
 
 def drawn(made: messages.Rollout, at: Deployment | None) -> str:
