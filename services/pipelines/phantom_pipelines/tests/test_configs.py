@@ -10,7 +10,7 @@ from phantom_pipelines.domain import configs
 from phantom_pipelines.domain.configs.containerization import ContainerizationConfig
 from phantom_pipelines.domain.configs.deployment import AutoRollback, Canary, DeploymentConfig, Replay
 from phantom_pipelines.domain.configs.testing import TestingConfig
-from phantom_pipelines.domain.configs.validation import ValidationConfig
+from phantom_pipelines.domain.configs.validation import Replaying, ValidationConfig
 from phantom_platform.errors import Invalid
 
 GUIDE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -85,6 +85,18 @@ def test_the_guides_five_stages_are_understood_as_they_stand() -> None:
     assert read["deploy_staging"].approval is None
 
 
+def test_a_validation_may_replay_past_requests() -> None:
+    read = configs.read(
+        "validation", {"replay": {"requests": 500, "endpoint": "fraud-prod", "max_disagreement": 0.01}}
+    ).config
+    assert isinstance(read, ValidationConfig)
+    assert read.checks == ("replay",)
+    assert read.replay == Replaying(Replay(500, max_disagreement=0.01), endpoint="fraud-prod")
+    assert read.replay is not None
+    assert read.replay.replay.has_limits
+    assert not Replay(500).has_limits
+
+
 def problems(kind: str, config: dict[str, Any]) -> dict[str, str]:
     with pytest.raises(Invalid) as caught:
         configs.read(kind, config)
@@ -125,6 +137,26 @@ def problems(kind: str, config: dict[str, Any]) -> dict[str, str]:
             {"security_scan": True, "dataset_version": "1"},
             "config.dataset_version",
             "of no dataset",
+        ),
+        (
+            "validation",
+            {"security_scan": True, "require_advisories": True},
+            "config.require_advisories",
+            "is for dependency_check",
+        ),
+        ("validation", {"replay": {"environment": "staging"}}, "config.replay.requests", "is missing"),
+        ("validation", {"replay": {"requests": 10}}, "config.replay", "one of environment and endpoint"),
+        (
+            "validation",
+            {"replay": {"requests": 10, "environment": "staging", "endpoint": "fraud-staging"}},
+            "config.replay",
+            "one of environment and endpoint",
+        ),
+        (
+            "validation",
+            {"replay": {"requests": 10, "environment": "staging", "max_disagreemnt": 1}},
+            "config.replay.max_disagreemnt",
+            "did you mean 'max_disagreement'",
         ),
         ("validation", {"security_scan": True, "dataset": "a b"}, "config.dataset", "not allowed"),
         ("containerization", {"tag_strategy": "verson"}, "config.tag_strategy", "did you mean 'version'"),

@@ -64,6 +64,31 @@ class Replay:
     max_latency_p95_ms: float | None = None
     quality_margin: float | None = None
 
+    @classmethod
+    def read(cls, section: Reader) -> Replay:
+        """Its keys of a section that may have others, which is ended by who asks."""
+        requests = section.whole("requests", least=1, most=100_000)
+        if not section.has("requests"):
+            section.wrong("requests", "is missing; say how many of the newest requests to replay")
+        return cls(
+            requests=requests or 1,
+            max_disagreement=section.number("max_disagreement", least=0, most=1),
+            max_distribution_distance=section.number("max_distribution_distance", least=0, most=1),
+            max_latency_p95_ms=section.number("max_latency_p95", above=0),
+            quality_margin=section.number("quality_margin", least=0, most=1),
+        )
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether anything is judged."""
+        limits = (
+            self.max_disagreement,
+            self.max_distribution_distance,
+            self.max_latency_p95_ms,
+            self.quality_margin,
+        )
+        return any(each is not None for each in limits)
+
 
 @dataclass(frozen=True)
 class DeploymentConfig:
@@ -224,15 +249,6 @@ def _replay(reader: Reader) -> Replay | None:
     section = reader.section("replay")
     if section is None:
         return None
-    requests = section.whole("requests", least=1, most=100_000)
-    if not section.has("requests"):
-        section.wrong("requests", "is missing; say how many of the newest requests to replay")
-    found = Replay(
-        requests=requests or 1,
-        max_disagreement=section.number("max_disagreement", least=0, most=1),
-        max_distribution_distance=section.number("max_distribution_distance", least=0, most=1),
-        max_latency_p95_ms=section.number("max_latency_p95", above=0),
-        quality_margin=section.number("quality_margin", least=0, most=1),
-    )
+    found = Replay.read(section)
     section.end()
     return found
