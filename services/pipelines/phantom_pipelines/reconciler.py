@@ -95,7 +95,7 @@ class Executor:
         key = (due.workspace, due.execution_id)
         drive = self._driving.get(key)
         if drive is None:
-            if len(self._driving) >= self._concurrency:
+            if len(self._driving) >= self._concurrency and not due.is_cancelling:
                 return  # the oldest first; this one's turn comes when another one ends or waits
             drive = Drive(key, self._progression, self._runners, self._clock, self._metrics)
             self._driving[key] = drive

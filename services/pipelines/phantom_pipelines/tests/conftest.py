@@ -85,7 +85,10 @@ class Running:
         return PipelineServiceStub(channel)
 
     async def start_executor(
-        self, runners: Mapping[str, Runner] | None = None, progression: Progression | None = None
+        self,
+        runners: Mapping[str, Runner] | None = None,
+        progression: Progression | None = None,
+        concurrency: int = 16,
     ) -> Task:
         """One more process's executor, with a session of its own; every type is the script's unless given."""
         leases = Leases(self.database)
@@ -99,6 +102,7 @@ class Running:
             self.database.clock,
             Metrics(CollectorRegistry()),
             self.bell,
+            concurrency=concurrency,
         )
 
         async def live() -> None:

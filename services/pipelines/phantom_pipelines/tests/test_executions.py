@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from google.protobuf.json_format import MessageToDict
 
@@ -127,6 +129,30 @@ async def test_progress_counts_ended_stages_and_the_running_ones_own_share(
         return found.progress == 75.0 and found.current_stage == "second"
 
     await until(three_quarters)
+
+
+async def test_only_so_many_run_at_once_the_oldest_first_and_a_cancelled_one_needs_no_turn(
+    pipelines: Running, ada: PipelineServiceStub
+) -> None:
+    hold = asyncio.Event()
+
+    async def held(context: StageContext) -> StageResult:
+        order.append(context.facts.execution_id)
+        await hold.wait()
+        return StageResult(True)
+
+    order: list[str] = []
+    pipelines.script.plays["first"] = held
+    pipeline_id = await made(ada, stage("first"))
+    ids = [await executed(ada, pipeline_id) for _ in range(3)]
+    await pipelines.start_executor(concurrency=1)
+    await until(lambda: order)
+    await ada.CancelExecution(pb.CancelExecutionRequest(execution_id=ids[1]))
+    await pipelines.reaches(ada, ids[1], "cancelled")
+    assert order == ids[:1]
+    hold.set()
+    await pipelines.reaches(ada, ids[2], "succeeded")
+    assert order == [ids[0], ids[2]]
 
 
 async def test_the_same_request_id_executes_once(pipelines: Running, ada: PipelineServiceStub) -> None:
