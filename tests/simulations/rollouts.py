@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -204,7 +203,7 @@ def most_allowed(rollouts: int, level: float) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the scenarios whose names contain `--only`, print a line each, keep the results."""
+    """Run the scenarios whose names contain `--only`, print them as a Markdown table, keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
@@ -217,12 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"no scenario has {options.only!r} in its name: {', '.join(each.name for each in scenarios())}"
         )
-    results = []
+    results: list[dict[str, Any]] = []
+    sys.stdout.write(HEAD)
     for scenario in chosen:
-        started = time.monotonic()
-        result = run(scenario, options.rollouts, options.seed, options.processes)
-        results.append(result)
-        sys.stdout.write(_line(result, time.monotonic() - started))
+        results.append(run(scenario, options.rollouts, options.seed, options.processes))
+        sys.stdout.write(row(results[-1]))
         sys.stdout.flush()
         if options.out:
             report = {"rollouts": options.rollouts, "seed": options.seed, "results": results}
@@ -230,13 +228,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(result["holds"] is False for result in results) else 0
 
 
-def _line(result: dict[str, Any], seconds: float) -> str:
+HEAD = (
+    "| scenario | rolled back | share (95 % interval) | bound | by | held looks |\n"
+    "|---|---:|---|---|---|---:|\n"
+)
+
+
+def row(result: dict[str, Any]) -> str:
+    """One line of the Markdown table."""
     share = 100 * result["rolled_back"] / result["rollouts"]
     low, high = (100 * end for end in result["interval_95"])
+    bound = {True: "kept", False: "**broken**", None: "reported only"}[result["holds"]]
+    criteria = ", ".join(f"{name} {count}" for name, count in result["criteria"].items())
     return (
-        f"{result['scenario']:58} {result['rolled_back']:5} {share:6.2f} % [{low:.2f}, {high:.2f}] "
-        f"{ {True: 'holds', False: 'BROKEN', None: ''}[result['holds']]:6} "
-        f"held {100 * result['held_share_of_looks']:.0f} % {result['criteria']} {seconds:.0f} s\n"
+        f"| {result['scenario']} | {result['rolled_back']:,} | {share:.2f} % ({low:.2f} to {high:.2f}) | {bound} | "
+        f"{criteria} | {100 * result['held_share_of_looks']:.0f} % |\n"
     )
 
 
