@@ -15,10 +15,13 @@ from phantom_deployer.domain.acknowledgement import Gateway
 from phantom_deployer.domain.deployment import Environment, Revision
 from phantom_deployer.domain.status import Look
 from phantom_deployer.domain.values import Call
-from phantom_platform.errors import Invalid, Violation
+from phantom_platform.errors import Forbidden, Invalid, Violation
+from phantom_platform.ids import check_principal
 from phantom_platform.rpc import current_caller
 
 DEFAULT_PAGE = 50
+# Services that may act on behalf of somebody.
+DELEGATES = frozenset({"pipelines"})
 
 
 def to_call(request: Any) -> Call:
@@ -31,6 +34,16 @@ def to_call(request: Any) -> Call:
     text = type(request).DESCRIPTOR.full_name.encode() + b"\0" + asked.SerializeToString(deterministic=True)
     fingerprint = hashlib.sha256(text).hexdigest()
     return Call(caller.workspace, caller.principal, request.request_id, fingerprint)
+
+
+def to_requester(call: Call, on_behalf_of: str) -> str:
+    """Whom a call is for, empty where it is the caller's own. Raises Forbidden `cannot_act_for_others`."""
+    if on_behalf_of not in ("", call.principal) and call.principal not in DELEGATES:
+        raise Forbidden(
+            f"{call.principal} cannot act on behalf of {on_behalf_of}: only services can; leave it out",
+            code="cannot_act_for_others",
+        )
+    return check_principal(on_behalf_of, "on_behalf_of") if on_behalf_of else ""
 
 
 def _refuse_nul(request: Any) -> None:

@@ -14,13 +14,9 @@ from phantom_deployer import rollout_converters as convert
 from phantom_deployer.domain.rollouts.model import Rollout
 from phantom_deployer.domain.values import Call, RolloutAnswer, RolloutOrder
 from phantom_deployer.service import Rollouts
-from phantom_platform.errors import Forbidden
-from phantom_platform.ids import check_principal
 
 SERVICE = "phantom.deployer.v1.RolloutService"
 Context = Any
-# Services that may act on behalf of somebody.
-DELEGATES = frozenset({"pipelines"})
 
 
 class RolloutRpc(pb_grpc.RolloutServiceServicer):
@@ -104,13 +100,6 @@ class RolloutRpc(pb_grpc.RolloutServiceServicer):
 
 
 def _order(call: Call, request: pb.CreateRolloutRequest) -> RolloutOrder:
-    if request.on_behalf_of not in ("", call.principal) and call.principal not in DELEGATES:
-        raise Forbidden(
-            f"{call.principal} cannot act on behalf of {request.on_behalf_of}: only services can; leave it out",
-            code="cannot_act_for_others",
-        )
-    if request.on_behalf_of:
-        check_principal(request.on_behalf_of, "on_behalf_of")
     return RolloutOrder(
         model_id=request.model_id,
         environment=request.environment,
@@ -118,5 +107,5 @@ def _order(call: Call, request: pb.CreateRolloutRequest) -> RolloutOrder:
         version=request.version,
         deployment_id=request.deployment_id,
         is_vouched=request.requires_new_features,
-        requester=request.on_behalf_of,
+        requester=converters.to_requester(call, request.on_behalf_of),
     )

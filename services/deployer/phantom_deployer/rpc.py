@@ -60,7 +60,7 @@ class DeployerRpc(pb_grpc.DeployerServiceServicer):
 
     async def Deploy(self, request: pb.DeployRequest, context: Context) -> pb.DeployResponse:
         call = convert.to_call(request)
-        answer = await self._deployments.deploy(call, _order(request))
+        answer = await self._deployments.deploy(call, _order(call, request))
         return pb.DeployResponse(deployment=await self._after(call, answer), revision=answer.revision)
 
     async def GetDeployment(
@@ -156,7 +156,7 @@ class DeployerRpc(pb_grpc.DeployerServiceServicer):
         return convert.from_deployment(look, self._queries.acknowledged(deployment))
 
 
-def _order(request: pb.DeployRequest) -> Order:
+def _order(call: Call, request: pb.DeployRequest) -> Order:
     if request.shadow:
         raise Refused(
             "shadow revisions are not supported yet; deploy it as a candidate at 0 percent instead",
@@ -171,4 +171,5 @@ def _order(request: pb.DeployRequest) -> Order:
         hash_field=request.hash_field,
         canary_bp=basis_points(request.canary_percent),
         is_vouched=request.requires_new_features,
+        requester=convert.to_requester(call, request.on_behalf_of),
     )

@@ -36,6 +36,8 @@ class Order:
     hash_field: str = ""
     canary_bp: int = 0
     is_vouched: bool = False
+    # On whose behalf; empty: the caller's own.
+    requester: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ class Deployments:
             hash_field=order.hash_field or DEFAULT_HASH_FIELD,
             aliases=(alias,) if has_alias else (),
             now=work.now,
-            created_by=call.principal,
+            created_by=order.requester or call.principal,
             entropy=self._entropy(),
             buried=buried,
         )

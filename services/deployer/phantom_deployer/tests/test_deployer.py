@@ -1,30 +1,30 @@
 """Use cases, store and reconciler together, on a real Postgres."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from phantom_contracts.events.deployer import ShadowRoute
+from phantom_deployer.converters import to_requester
 from phantom_deployer.domain import rollout
 from phantom_deployer.domain.deployment import Deployment, Shadow
 from phantom_deployer.domain.rollout import Outcome
 from phantom_deployer.domain.values import Call, KnownGateway, Order
 from phantom_deployer.service.announcements import commit
 from phantom_deployer.tests.builders import model, schema
-from phantom_deployer.tests.harness import Deployer, Killed, Saboteur
+from phantom_deployer.tests.harness import Deployer, Killed, Saboteur, announced
 from phantom_platform.errors import (
     AlreadyExists,
     DeadlineExceeded,
+    Forbidden,
     Invalid,
     NotFound,
     Refused,
     Unavailable,
     Unsupported,
 )
-from phantom_platform.outgoing import unpack_headers
 from phantom_platform.testing.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -43,6 +43,27 @@ async def test_a_deployment_becomes_ready_and_its_route_names_its_replicas(deplo
     assert (route.version, route.endpoint, route.aliases) == (1, "fraud-prod", ("fraud",))
     assert len(route.revisions[0].replicas) == 2
     assert route.arms == {"control": "fraud-prod.1"}
+
+
+async def test_what_a_service_deploys_is_theirs_for_whom_it_acts(deployer: Deployer) -> None:
+    await deployer.deployments.deploy(
+        deployer.call(), Order("fraud", "production", "1.0.0", requester="ada@company.com")
+    )
+    assert (await deployer.get()).created_by == "ada@company.com"
+
+
+@pytest.mark.parametrize(
+    ("caller", "named", "requester"),
+    [("ann", "", ""), ("ann", "ann", "ann"), ("pipelines", "ada", "ada"), ("ann", "ada", None)],
+)
+def test_only_services_act_on_behalf_of_others(caller: str, named: str, requester: str | None) -> None:
+    call = Call("default", caller)
+    if requester is None:
+        with pytest.raises(Forbidden) as error:
+            to_requester(call, named)
+        assert error.value.code == "cannot_act_for_others"
+    else:
+        assert to_requester(call, named) == requester
 
 
 async def test_the_model_id_is_an_alias_in_production_only(deployer: Deployer) -> None:
@@ -93,21 +114,6 @@ async def test_a_whole_rollout(deployer: Deployer) -> None:
         "RolloutCompleted": 1,
         "RevisionWithdrawn": 1,
     }
-
-
-async def announced(deployer: Deployer) -> list[dict[str, object]]:
-    """Events of this workspace in order, each with its `_type` and `_version`."""
-    rows = await deployer.database.fetch(
-        "SELECT value, headers FROM outbox WHERE topic = 'phantom.deployer.events.v1' ORDER BY id"
-    )
-    found = []
-    for row in rows:
-        event, headers = json.loads(row["value"]), dict(unpack_headers(row["headers"]))
-        if event["workspace"] == deployer.workspace:
-            event["_type"] = headers["ce_type"].decode().split(".")[2]
-            event["_version"] = int(headers["ce_aggregateversion"])
-            found.append(event)
-    return found
 
 
 async def _change(deployer: Deployer, change: Callable[[Deployment], Outcome]) -> Deployment:

@@ -18,6 +18,7 @@ def first_deployment(facts: StageFacts, config: DeploymentConfig) -> deployer.De
         replicas=config.replicas,
         requires_new_features=config.requires_new_features,
         request_id=facts.request_id,
+        on_behalf_of=facts.requested_by,
     )
 
 

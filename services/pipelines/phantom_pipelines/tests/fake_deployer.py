@@ -101,6 +101,7 @@ class FakeDeployer:
         if request.request_id not in self.answers:
             if self.before_answer is not None:
                 self.before_answer()
+            assert request.on_behalf_of == "ada"
             name = request.deployment_id or "fraud-staging"
             if name in self.deployments:
                 self.deployments[name].candidate.CopyFrom(
