@@ -210,6 +210,7 @@ def to_endpoint(found: deployment_pb2.Deployment) -> Endpoint:
         phase=found.phase,
         reason=found.reason,
         is_rolling_out=found.HasField("candidate"),
+        aliases=tuple(found.aliases),
     )
 
 

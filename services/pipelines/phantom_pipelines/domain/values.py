@@ -98,6 +98,8 @@ class Endpoint:
     phase: str = ""
     reason: str = ""
     is_rolling_out: bool = False
+    # Other names that clients may call it by.
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
