@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Of a canary whose steps nobody described: as a pipeline's stage.
 CANARY_PERCENT, CANARY_DURATION_S = 5.0, 3600.0
 _NO_TRAFFIC = ("pending", "waiting_for_approval")
+# Of a version that is to have all traffic without anybody's doing.
+_NOT_ALL_TRAFFIC = (*_NO_TRAFFIC, "progressing", "analysing", "paused", "rolling_back")
 
 
 class Strategy(enum.StrEnum):
@@ -95,7 +97,10 @@ def deploy(
     requires_new_features: Annotated[
         bool, typer.Option("--requires-new-features", help="clients send the columns that this version adds")
     ] = False,
-    wait_for_ready: Annotated[bool, typer.Option("--wait-for-ready", help="until it takes traffic")] = False,
+    wait_for_ready: Annotated[
+        bool,
+        typer.Option("--wait-for-ready", help="until it takes traffic; rolling and blue-green: all traffic"),
+    ] = False,
     timeout: Annotated[float, typer.Option(help="of --wait-for-ready, s")] = 120.0,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -243,7 +248,10 @@ def _roll_out(
     for warning in rollout.warnings:
         say(f"warning: {warning}")
     if wanted.wait_s is not None:
-        rollout = _with_traffic(client, rollout, wanted.wait_s)
+        takes_all = strategy in (Strategy.ROLLING, Strategy.BLUE_GREEN)
+        rollout = _with_traffic(
+            client, rollout, _NOT_ALL_TRAFFIC if takes_all else _NO_TRAFFIC, wanted.wait_s
+        )
     show(rollout, ROLLOUT, output)
     if rollout.state in ("rolled_back", "superseded"):
         fail(f"the rollout is {rollout.state}: {rollout.reason}", REFUSED)
@@ -255,8 +263,8 @@ def _roll_out(
         raise typer.Exit(PENDING)
 
 
-def _with_traffic(client: Client, rollout: Rollout, timeout_s: float) -> Rollout:
-    """Once the candidate takes traffic, or it has come to an end; says each new reason."""
+def _with_traffic(client: Client, rollout: Rollout, before: tuple[str, ...], timeout_s: float) -> Rollout:
+    """Once it is none of the states before; says each new reason."""
     from phantom_ml_studio import Rollouts
     from phantom_ml_studio.errors import TimedOut
 
@@ -264,13 +272,13 @@ def _with_traffic(client: Client, rollout: Rollout, timeout_s: float) -> Rollout
     try:
         for now in Rollouts(client).watch(rollout.id, timeout_s):
             rollout = now
-            if now.state not in _NO_TRAFFIC:
+            if now.state not in before:
                 break
             if now.reason != told:
                 say(now.reason)
             told = now.reason
     except TimedOut as error:
-        what = "waits for an approval" if rollout.state == "waiting_for_approval" else "has no traffic"
+        what = "waits for an approval" if rollout.state == "waiting_for_approval" else f"is {rollout.state}"
         raise TimedOut(
             f"rollout {rollout.id} {what} after {timeout_s:g} s and goes on: {rollout.reason}",
             code=error.code,

@@ -174,6 +174,19 @@ def test_a_wait_goes_on_until_the_candidate_has_traffic_or_never_will(
     assert json.loads(done.stdout)["state"] == states[-1]
 
 
+@pytest.mark.parametrize("strategy", ["rolling", "blue-green"])
+def test_a_version_that_is_to_have_all_traffic_is_waited_for_until_it_has(
+    strategy: str, logged_in: FakePlatform
+) -> None:
+    Asked(logged_in, "pending", "progressing", "paused", "analysing", "promoting")
+    done = run(*FURTHER, "--strategy", strategy, "--wait-for-ready", "-o", "json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "promoting"
+    Asked(logged_in, "pending", "progressing", "paused")
+    paused = run(*FURTHER, "--strategy", strategy, "--wait-for-ready", "--timeout", "0")
+    assert paused.exit_code == 6
+
+
 def test_a_wait_for_an_approval_that_takes_too_long_exits_with_6(logged_in: FakePlatform) -> None:
     Asked(logged_in, "waiting_for_approval")
     done = run(*FURTHER, "--strategy", "canary", "--approval-required", "--wait-for-ready", "--timeout", "0")
