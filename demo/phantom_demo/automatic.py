@@ -27,6 +27,8 @@ _STRATEGY = {
         "error_rate_threshold": 0.01,
         "latency_p95_threshold": 500,
         "minimum_requests": 1000,
+        # Everything shares this machine: a little slower is no difference here.
+        "latency_tolerance": 0.5,
     },
     "auto_rollback": {"enabled": True, "failure_threshold": 3, "rollback_percentage": 0},
 }

@@ -47,6 +47,7 @@ _CRITERIA = (
     "quality_margin",
     "max_distribution_distance",
     "level",
+    "latency_tolerance",
 )
 _AUTO_ROLLBACK = ("enabled", "failure_threshold", "rollback_percentage")
 _REPLAY = (
@@ -138,6 +139,7 @@ def _criteria(criteria: messages.SuccessCriteria, keys: Reader) -> None:
     _set(criteria, "max_distribution_distance", keys.number("max_distribution_distance", above=0, below=1))
     criteria.minimum_requests = keys.integer("minimum_requests", 0)
     criteria.level = keys.number("level", above=0, below=0.5) or 0.0
+    criteria.latency_tolerance = keys.number("latency_tolerance", least=0, most=10) or 0.0
     for name in ("compare_errors", "compare_latency", "compare_rejected"):
         _set(criteria, name, keys.flag(name))
     # False switches the comparison off; absent, the server compares wherever the model declares outcomes.

@@ -92,6 +92,7 @@ def _criteria(asked: pb.SuccessCriteria) -> SuccessCriteria:
         quality_margin=_given(asked, "quality_margin"),
         max_distribution_distance=_given(asked, "max_distribution_distance") or None,
         level=asked.level or LEVEL,
+        latency_tolerance=asked.latency_tolerance,
     )
 
 
@@ -176,6 +177,7 @@ def _from_criteria(criteria: SuccessCriteria) -> pb.SuccessCriteria:
         quality_margin=criteria.quality_margin,
         max_distribution_distance=criteria.max_distribution_distance,
         level=criteria.level,
+        latency_tolerance=criteria.latency_tolerance,
     )
 
 

@@ -89,6 +89,7 @@ def _criteria(criteria: Criteria) -> pb.SuccessCriteria:
         "compare_rejected",
         "quality_margin",
         "max_distribution_distance",
+        "latency_tolerance",
     ):
         value = getattr(criteria, name)
         if value is not None:

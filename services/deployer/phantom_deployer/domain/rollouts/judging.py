@@ -109,4 +109,5 @@ def _criteria(rollout: Rollout) -> Criteria:
         quality_margin=rollout.quality_margin,
         max_distribution_distance=asked.max_distribution_distance,
         level=asked.level,
+        latency_tolerance=asked.latency_tolerance,
     )

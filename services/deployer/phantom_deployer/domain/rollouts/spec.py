@@ -71,6 +71,7 @@ class SuccessCriteria:
     quality_margin: float | None = None
     max_distribution_distance: float | None = None
     level: float = LEVEL
+    latency_tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +249,8 @@ def _criteria(criteria: SuccessCriteria) -> Problems:
         yield "criteria.max_distribution_distance", "must be above 0, and below 1"
     if not 0 < criteria.level < 0.5:
         yield "criteria.level", "must be a probability above 0, and below 0.5"
+    if not 0 <= criteria.latency_tolerance <= 10:
+        yield "criteria.latency_tolerance", "must be a share from 0 to 10 of the stable p95"
 
 
 def _auto_rollback(spec: RolloutSpec) -> Problems:

@@ -43,6 +43,7 @@ class Criteria:
     quality_margin: float | None = None
     max_distribution_distance: float | None = None
     level: float | None = None
+    latency_tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ def _criteria(reader: Reader) -> Criteria:
         quality_margin=section.number("quality_margin", least=-1, most=1),
         max_distribution_distance=section.number("max_distribution_distance", above=0, below=1),
         level=section.number("level", above=0, below=0.5),
+        latency_tolerance=section.number("latency_tolerance", least=0, most=10),
     )
     for name in ("compare_errors", "compare_latency", "compare_rejected"):
         section.flag(name)  # known names, given or not
