@@ -76,6 +76,8 @@ class Traffic:
 class HandMonitor:
     """Of one endpoint."""
 
+    workspace = "default"
+
     def __init__(self, producer: Producer, endpoint: str) -> None:
         self._producer = producer
         self.endpoint = endpoint
@@ -93,6 +95,7 @@ class HandMonitor:
         **fields: Any,
     ) -> None:
         event = WindowPublished(
+            workspace=self.workspace,
             endpoint=self.endpoint,
             revision=revision,
             arm=arm,
@@ -105,7 +108,9 @@ class HandMonitor:
         await self._publish(event)
 
     async def closed(self, until: datetime) -> None:
-        await self._publish(WindowsClosed(endpoint=self.endpoint, until=until, gateways=1))
+        await self._publish(
+            WindowsClosed(workspace=self.workspace, endpoint=self.endpoint, until=until, gateways=1)
+        )
 
     async def serve(
         self, rollout: Any, candidate: Traffic | None, stable: Traffic | None = None, *, windows: int = 1
@@ -134,7 +139,7 @@ class HandMonitor:
         return start
 
     async def _publish(self, event: Event) -> None:
-        await publish(self._producer, record(topics.WINDOWS, f"default/{self.endpoint}", event))
+        await publish(self._producer, record(topics.WINDOWS, f"{self.workspace}/{self.endpoint}", event))
 
 
 def first_window(rollout: Any) -> datetime:

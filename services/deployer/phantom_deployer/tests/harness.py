@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from phantom_deployer.store import PostgresDeployments
 from phantom_deployer.tests.builders import model
 from phantom_platform.errors import NotFound
 from phantom_platform.ids import new_id
+from phantom_platform.outgoing import unpack_headers
 from phantom_platform.postgres import Database
 from phantom_platform.testing.clock import FakeClock
 
@@ -162,9 +164,14 @@ class MemoryExperiments:
     def __init__(self) -> None:
         self.uses: Mapping[str, str] | None = {}
         self.routed: dict[str, tuple[str, ...]] = {}
+        # Endpoint's key → experiments.
+        self.run: dict[str, tuple[str, ...]] = {}
 
     def used(self, workspace: str) -> Mapping[str, str] | None:
         return self.uses
+
+    def running(self, key: str) -> tuple[str, ...] | None:
+        return None if self.uses is None else self.run.get(key, ())
 
     def arms(self, key: str) -> tuple[str, ...] | None:
         return None if self.uses is None else self.routed.get(key, ())
@@ -262,3 +269,18 @@ class Deployer:
     async def route(self, name: str = "fraud-prod") -> RouteRecord:
         found, _ = await self.queries.route(self.workspace, name, 0)
         return RouteRecord.model_validate_json(found.record_json or "")
+
+
+async def announced(deployer: Deployer) -> list[dict[str, object]]:
+    """Events of this workspace in order, each with its `_type` and `_version`."""
+    rows = await deployer.database.fetch(
+        "SELECT value, headers FROM outbox WHERE topic = 'phantom.deployer.events.v1' ORDER BY id"
+    )
+    found = []
+    for row in rows:
+        event, headers = json.loads(row["value"]), dict(unpack_headers(row["headers"]))
+        if event["workspace"] == deployer.workspace:
+            event["_type"] = headers["ce_type"].decode().split(".")[2]
+            event["_version"] = int(headers["ce_aggregateversion"])
+            found.append(event)
+    return found

@@ -191,7 +191,7 @@ def _canary(plan: CanaryPlan) -> Problems:
         yield "canary.initial_percentage", "is larger than target_percentage"
     if not _is_time(plan.interval_s):
         yield "canary.interval_s", "must be a positive number of seconds"
-    elif plan.increment_percentage > 0:
+    elif is_share(plan.increment_percentage, least=0.01):
         steps = (plan.target_percentage - plan.initial_percentage) / plan.increment_percentage
         if steps >= MOST_STEPS:
             yield "canary.increment_percentage", f"makes more than {MOST_STEPS} steps"
