@@ -159,7 +159,7 @@ class DeployerRpc(pb_grpc.DeployerServiceServicer):
 def _order(call: Call, request: pb.DeployRequest) -> Order:
     if request.shadow:
         raise Refused(
-            "shadow revisions are not supported yet; deploy it as a candidate at 0 percent instead",
+            "a shadow is a rollout: begin one of strategy shadow, which says what share is copied and for how long",
             code="shadow_unsupported",
         )
     return Order(
