@@ -37,6 +37,7 @@ contracts: setup ## Who may import whom; generated documents are up to date
 unit: setup ## Every test, against a real Kafka and Postgres
 	@tools/clients.sh
 	@tools/prometheus.sh >/dev/null
+	@tools/images.sh >/dev/null || true
 	$(bin)/pytest
 
 generate: setup ## Write what is generated: stubs, docs/asyncapi.yaml, the dashboard

@@ -26,6 +26,8 @@ class ContainerizationConfig:
     image_name: str = ""
     # `version+hash`: <version>-<first 12 of the build context's digest>.
     tag_strategy: str = "version+hash"
+    # None: pushed where the operator lets this service push to the registry.
+    push: bool | None = None
 
     @classmethod
     def read(cls, reader: Reader) -> ContainerizationConfig:
@@ -34,7 +36,11 @@ class ContainerizationConfig:
             registry=reader.text("registry"),
             image_name=reader.text("image_name", longest=200),
             tag_strategy=reader.choice("tag_strategy", TAG_STRATEGIES, "version+hash"),
+            push=reader.flag("push") if reader.has("push") else None,
         )
+        reader.flag("push")  # a known name, given or not
+        if found.push and not found.registry:
+            reader.wrong("push", "is true, and no registry is named to push to")
         patterns = {"base_image": (_IMAGE, found.base_image), "registry": (_REGISTRY, found.registry)}
         patterns["image_name"] = (_NAME, found.image_name)
         for name, (pattern, value) in patterns.items():
