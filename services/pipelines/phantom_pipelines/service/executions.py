@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 from phantom_pipelines.domain import approvals
 from phantom_pipelines.domain import execution as executions
-from phantom_pipelines.domain.configs.deployment import DeploymentConfig
-from phantom_pipelines.domain.configs.testing import TestingConfig
-from phantom_pipelines.domain.configs.validation import ValidationConfig
 from phantom_pipelines.domain.execution import Execution
-from phantom_pipelines.domain.pipeline import Pipeline, specs
+from phantom_pipelines.domain.pipeline import Pipeline
 from phantom_pipelines.domain.values import MAY_DEPLOY, Call, Listed, LogLine, Page
 from phantom_pipelines.service import find
 from phantom_pipelines.service.announcements import save
+from phantom_pipelines.service.named import Named
 from phantom_pipelines.service.ports import Deployments, Models, Store, Work
 from phantom_platform import audit
-from phantom_platform.errors import Forbidden, NotFound, Refused
+from phantom_platform.errors import Forbidden
 from phantom_platform.idempotency import Once
 from phantom_platform.ids import new_id
 
@@ -53,7 +51,7 @@ class Executions:
             return await self.get(call.workspace, known)
         pipeline = await find.pipeline(self._store.reads, call.workspace, order.pipeline)
         _check_may_deploy(call, pipeline)
-        await self._check_named(call.workspace, pipeline)
+        await Named(call.workspace, self._store.reads, self._models, self._deployments).check(pipeline)
         model = await self._models.version(call.workspace, order.model_id, order.version)
 
         async def work(tx: Work) -> str:
@@ -120,34 +118,6 @@ class Executions:
         self._wake()
         return await self.get(call.workspace, execution_id)
 
-    async def _check_named(self, workspace: str, pipeline: Pipeline) -> None:
-        """`Refused` with the code of what is missing, naming the stage."""
-        environments: list[str] | None = None
-        for stage, spec in specs(pipeline):
-            try:
-                match spec.config:
-                    case DeploymentConfig(environment=named) | TestingConfig(environment=named) if named:
-                        if environments is None:
-                            environments = await self._deployments.environments(workspace)
-                        _check_environment(named, environments)
-                match spec.config:
-                    case TestingConfig() as testing:
-                        suite = await find.suite(self._store.reads, workspace, testing.test_suite)
-                        if testing.test_data:
-                            await self._models.dataset(
-                                workspace, testing.test_data, testing.test_data_version
-                            )
-                        else:
-                            await self._models.dataset(workspace, suite.dataset, suite.dataset_version)
-                        if testing.endpoint:
-                            await self._deployments.endpoint(workspace, testing.endpoint)
-                    case ValidationConfig(dataset=dataset, dataset_version=version) if dataset:
-                        await self._models.dataset(workspace, dataset, version)
-            except NotFound as error:
-                raise Refused(
-                    f"stage {stage.name}: {error.message}", code=error.code, stage=stage.name
-                ) from error
-
 
 def _check_may_deploy(call: Call, pipeline: Pipeline) -> None:
     """A pipeline deploys with the service's own rights, so it must not lend them to who has none."""
@@ -159,13 +129,4 @@ def _check_may_deploy(call: Call, pipeline: Pipeline) -> None:
             code="permission_missing",
             permission=MAY_DEPLOY,
             principal=call.principal,
-        )
-
-
-def _check_environment(name: str, known: list[str]) -> None:
-    if name not in known:
-        raise NotFound(
-            f"there is no environment {name!r}; there are {', '.join(known) or 'none'}",
-            code="environment_not_found",
-            environment=name,
         )

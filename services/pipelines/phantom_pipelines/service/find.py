@@ -42,6 +42,16 @@ async def suite(reads: Reads, workspace: str, name: str) -> Suite:
     return found
 
 
+def among_environments(name: str, known: list[str]) -> None:
+    """Raise `NotFound` `environment_not_found` unless it is there."""
+    if name not in known:
+        raise NotFound(
+            f"there is no environment {name!r}; there are {', '.join(known) or 'none'}",
+            code="environment_not_found",
+            environment=name,
+        )
+
+
 def _pipeline(found: Pipeline | None, name: str) -> Pipeline:
     if found is None:
         raise NotFound(f"there is no pipeline {name!r}", code="pipeline_not_found", pipeline_id=name)

@@ -90,13 +90,7 @@ class Testing:
         return runs
 
     async def _endpoints(self, workspace: str, order: TestOrder) -> list[Endpoint]:
-        known = await self._deployments.environments(workspace)
-        if order.environment not in known:
-            raise NotFound(
-                f"there is no environment {order.environment!r}; there are {', '.join(known) or 'none'}",
-                code="environment_not_found",
-                environment=order.environment,
-            )
+        find.among_environments(order.environment, await self._deployments.environments(workspace))
         if order.endpoint:
             found = await self._deployments.endpoint(workspace, order.endpoint)
             if found.environment != order.environment:

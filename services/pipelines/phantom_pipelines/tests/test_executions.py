@@ -183,6 +183,13 @@ async def test_an_execution_keeps_the_stages_and_the_version_it_began_with(
         ("environment_not_found", [stage("a", "deployment", environment="moon")], {}),
         ("test_suite_not_found", [stage("a", "testing", environment="staging", test_suite="none")], {}),
         ("dataset_not_found", [stage("a", dataset="none")], {}),
+        ("environment_not_found", [stage("a", replay={"requests": 9, "environment": "moon"})], {}),
+        ("deployment_not_found", [stage("a", replay={"requests": 9, "endpoint": "none"})], {}),
+        (
+            "dataset_not_found",
+            [stage("a", "testing", environment="staging", test_suite="smoke", test_data="none")],
+            {},
+        ),
         ("deployment_not_found", [stage("a", "testing", test_suite="smoke", endpoint="none")], {}),
         ("only_approver_is_requester", [stage("a", "approval", approvers=["ada"])], {}),
     ],
@@ -199,6 +206,15 @@ async def test_what_a_stage_names_must_exist(
     pipeline_id = await made(ada, *wanted)
     await refused(code, _execute(ada, pipeline_id, **options))
     assert (await ada.ListExecutions(pb.ListExecutionsRequest())).executions == []
+
+
+async def test_what_a_stage_before_deploys_need_not_be_there_yet(
+    pipelines: Running, ada: PipelineServiceStub
+) -> None:
+    suite = pipeline_pb2.TestSuite(name="smoke", dataset="cases")
+    await ada.CreateTestSuite(pb.CreateTestSuiteRequest(suite=suite))
+    deploys = stage("deploy", "deployment", environment="staging", deployment_id="new")
+    await executed(ada, await made(ada, deploys, stage("t", "testing", test_suite="smoke", endpoint="new")))
 
 
 async def test_names_that_nobody_has_are_not_found(pipelines: Running, ada: PipelineServiceStub) -> None:
