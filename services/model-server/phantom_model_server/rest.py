@@ -11,7 +11,7 @@ from aiohttp import web
 
 from inference import grpc_service_pb2 as oip
 from phantom_model_server.frames import Work
-from phantom_model_server.rpc import DEFAULT_DEADLINE_S, Inference
+from phantom_model_server.plain import DEFAULT_DEADLINE_S, Inference
 from phantom_platform import errors
 
 _STATUSES = (
