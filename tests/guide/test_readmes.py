@@ -186,8 +186,28 @@ def run_sdk_example(shell: Shell) -> str:
     return done.out
 
 
+def run_sdk_rollouts(shell: Shell) -> int:
+    """Where nothing is served, so that nothing is rolled out; the guide's page on canaries rolls out."""
+    done = shell.python(blocks(ROOT / "libs/sdk/README.md", "python")[1])
+    assert done.code == 0, done.err
+    refused, violation = done.out.splitlines()
+    assert refused.endswith("_not_found")
+    assert "did you mean 'initial_percentage'" in violation
+    return done.code
+
+
+def run_sdk_pipelines(shell: Shell) -> int:
+    """One stage, to its end."""
+    done = shell.python(blocks(ROOT / "libs/sdk/README.md", "python")[2])
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "succeeded 100.0%", done.out
+    return done.code
+
+
 RUNS: dict[str, Callable[[Shell], object]] = {
     "sdk": run_sdk_example,
+    "sdk rollouts": run_sdk_rollouts,
+    "sdk pipelines": run_sdk_pipelines,
     "registry": lambda shell: ran(shell, "phantom-ml-studio models list"),
     "contracts": lambda shell: shell.python(blocks(ROOT / "libs/contracts/README.md", "python")[0]).code,
     "statistics": lambda shell: shell.python(blocks(ROOT / "libs/statistics/README.md", "python")[0]).code,
