@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from phantom_ml_studio.client import Client
 from phantom_ml_studio.errors import Forbidden, Refused, Unsupported
@@ -19,7 +18,7 @@ def version_of_image(client: Client, model_id: str, image: str) -> str:
     registered = {
         version.version
         for version in ModelRegistry(client).list_versions(model_id)
-        if image in _texts(version.metadata.get("image"))
+        if version.metadata.get("image") == image
     }
     found = registered or set(_built(client, model_id, image))
     if len(found) == 1:
@@ -44,18 +43,6 @@ def _built(client: Client, model_id: str, image: str) -> Iterator[str]:
     except (Forbidden, Unsupported):  # who may not see pipelines still may name what is registered
         return
     for execution in executions:
-        made = [s for s in execution.stages if s.type == "containerization" and s.phase == "succeeded"]
-        if execution.model_id == model_id and any(image in set(_texts(s.result)) for s in made):
+        stages = [s for s in execution.stages if s.type == "containerization" and s.phase == "succeeded"]
+        if execution.model_id == model_id and any(s.result.get("image") == image for s in stages):
             yield execution.model_version
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _texts(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _texts(each)

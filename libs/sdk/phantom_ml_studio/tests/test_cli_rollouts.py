@@ -307,7 +307,9 @@ def test_an_image_is_the_version_that_was_registered_with_it(logged_in: FakePlat
 def test_an_image_that_a_pipeline_built_is_its_version(logged_in: FakePlatform) -> None:
     asked = Asked(logged_in)
     logged_in.answer("ListVersions", versions(None, None))
-    logged_in.answer("ListExecutions", executions({"image": "fraud:a"}, {"image": {"reference": "fraud:b"}}))
+    logged_in.answer(
+        "ListExecutions", executions({"image": "fraud:a", "base_image": "fraud:b"}, {"image": "fraud:b"})
+    )
     done = run(
         "deploy", "--model-id", "m", "--image", "fraud:b", "--environment", "staging", "--strategy", "rolling"
     )
