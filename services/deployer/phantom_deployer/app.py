@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 
 import grpc
 
@@ -42,6 +43,17 @@ from phantom_platform.lifecycle import Application, Readiness, Task
 from phantom_platform.postgres import Database, OutboxRelay
 from phantom_platform.rpc import control_channel
 from phantom_platform.service import ServiceContext
+
+
+@dataclass(frozen=True)
+class Known:
+    """What reconciler and pilot share."""
+
+    store: PostgresDeployments
+    acks: Acknowledgements
+    experiments: RunningExperiments
+    metrics: Metrics
+    bell: Bell
 
 
 class Connections:
@@ -102,15 +114,9 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
     app.add(experiments.projection)
     app.add(Task("deployer-reconciler", reconciler.run))
 
-    routes_in = router()
-    app.add(Consumers(routes_in, database, context.kafka_bootstrap, context.clock, registry=context.registry))
-    context.dead_letters.append(DeadLetters(routes_in, database, context.clock))
-    evidences = Evidences(store.reads, context.clock, timeout_s=settings.evidence_timeout_s)
-    piloting = Piloting(store, experiments, acks, evidences)
-    pilot = Pilot(piloting, store, context.clock, metrics, bell, reconciler.wake)
-    app.add(Task("deployer-pilot", pilot.run))
-    replaying = Replaying(store.reads, piloting, KafkaReplayer(context.kafka_bootstrap, context.clock))
-    app.add(Task("deployer-replays", Replays(replaying, context.clock).run))
+    known = Known(store, acks, experiments, metrics, bell)
+    _add_windows(app, context, database)
+    pilot = _add_pilot(app, context, settings, known, reconciler)
 
     models = GrpcModels(channel)
     deployments = Deployments(store, models, experiments, wake=reconciler.wake, entropy=_entropy)
@@ -119,7 +125,9 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
         pilot.wake(workspace, deployment_id)
         reconciler.wake(workspace, deployment_id)
 
-    rollouts = Rollouts(store, models, experiments, acks, wake=wake, mint=ids.new_id, entropy=_entropy)
+    rollouts = Rollouts(
+        store, models, experiments, acks, context.clock, wake=wake, mint=ids.new_id, entropy=_entropy
+    )
     queries = Queries(store, acks, context.clock, bell.heard)
     door = DeployerRpc(deployments, queries, context.clock, acks.waiting)
     audit = rpc.DatabaseAuditSink(database)
@@ -136,6 +144,31 @@ def build(context: ServiceContext, settings: DeployerSettings) -> Application:
         reconciler.has_looked, "not every replica of an earlier life has been looked for yet"
     )
     return app
+
+
+def _add_windows(app: Application, context: ServiceContext, database: Database) -> None:
+    """What rollouts are judged by."""
+    windows = router()
+    app.add(Consumers(windows, database, context.kafka_bootstrap, context.clock, registry=context.registry))
+    context.dead_letters.append(DeadLetters(windows, database, context.clock))
+
+
+def _add_pilot(
+    app: Application,
+    context: ServiceContext,
+    settings: DeployerSettings,
+    known: Known,
+    reconciler: Reconciler,
+) -> Pilot:
+    """What takes rollouts on, and runs their replays."""
+    evidences = Evidences(known.store.reads, context.clock, timeout_s=settings.evidence_timeout_s)
+    piloting = Piloting(known.store, known.experiments, known.acks, evidences)
+    pilot = Pilot(piloting, known.store, context.clock, known.metrics, known.bell, reconciler.wake)
+    app.add(Task("deployer-pilot", pilot.run))
+    replayer = KafkaReplayer(context.kafka_bootstrap, context.clock)
+    replays = Replays(Replaying(known.store.reads, piloting, replayer), context.clock)
+    app.add(Task("deployer-replays", replays.run))
+    return pilot
 
 
 def _entropy() -> str:

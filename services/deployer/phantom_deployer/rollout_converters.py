@@ -191,7 +191,10 @@ def _from_replay_plan(plan: ReplayPlan) -> pb.ReplayPlan:
     )
 
 
-def from_rollout(rollout: Rollout, transitions: Iterable[Transition], route_version: int) -> pb.Rollout:
+def from_rollout(
+    rollout: Rollout, transitions: Iterable[Transition], reason: str, route_version: int
+) -> pb.Rollout:
+    """`reason`: with what it waits for just now."""
     spec, span, figures = from_spec(rollout.spec), rollout.span, rollout.figures
     spec.rollback_window_s = rollout.window_s
     if rollout.quality_margin is not None:
@@ -208,7 +211,7 @@ def from_rollout(rollout: Rollout, transitions: Iterable[Transition], route_vers
         spec=spec,
         state=rollout.state,
         reason_code=rollout.reason_code,
-        reason=rollout.reason,
+        reason=reason,
         step=rollout.step + 1,
         steps=len(rollout.steps),
         current_percentage=rollout.percentage,

@@ -96,7 +96,8 @@ class RolloutRpc(pb_grpc.RolloutServiceServicer):
 
     async def _to_wire(self, rollout: Rollout) -> rollout_pb2.Rollout:
         transitions = await self._rollouts.transitions(rollout)
-        return convert.from_rollout(rollout, transitions, await self._rollouts.route_version(rollout))
+        reason, route_version = await self._rollouts.at_present(rollout)
+        return convert.from_rollout(rollout, transitions, reason, route_version)
 
 
 def _order(call: Call, request: pb.CreateRolloutRequest) -> RolloutOrder:

@@ -71,7 +71,7 @@ class Evidences:
         unavailable = self._unavailable(rollout, closed, now)
         # The monitor's clock may be ahead of ours: nothing is known of what has not been yet.
         until = min(closed.until, now) if closed else None
-        if until is None or rollout.span is None or rollout.span.started_at is None:
+        if until is None or rollout.span is None or not _has_evidence(rollout):
             return Evidence(unavailable=unavailable, closed_until=until)
         seen = await self._reads.newest_seen(rollout.workspace, rollout.deployment_id)
         sign = (seen, _windows_until(until), rollout.spans, rollout.judged_from)
@@ -131,6 +131,11 @@ class Evidences:
             _add(merged.cohort, kept)
         merged.cohort.blocks = _whole(key, merged.blocks)
         return merged
+
+
+def _has_evidence(rollout: Rollout) -> bool:
+    """Also of earlier steps, while gateways have not acknowledged the present one yet."""
+    return any(each.started_at is not None for each in rollout.spans)
 
 
 def _windows_until(moment: datetime) -> int:

@@ -11,11 +11,13 @@ from phantom_deployer.domain.rollouts.model import Judgement, Rollout, Transitio
 from phantom_deployer.domain.rollouts.spec import check, is_share
 from phantom_deployer.domain.rollouts.strategies import of
 from phantom_deployer.domain.rollouts.turn import Around, Turn
+from phantom_deployer.domain.status import Look
 from phantom_deployer.domain.values import Call, Listed, Order, RolloutAnswer, RolloutOrder
 from phantom_deployer.service.deployments import check_is_the_same, locked
 from phantom_deployer.service.moves import save
 from phantom_deployer.service.ports import Acknowledged, Experiments, Models, Store, Work
 from phantom_platform import audit
+from phantom_platform.clock import Clock
 from phantom_platform.errors import Conflict, Invalid, NotFound, Refused, Unavailable, Violation
 from phantom_platform.idempotency import Once
 from phantom_platform.ids import check_resource_id
@@ -33,6 +35,7 @@ class Rollouts:
         models: Models,
         experiments: Experiments,
         acks: Acknowledged,
+        clock: Clock,
         *,
         wake: Callable[[str, str], None],
         mint: Callable[[], str],
@@ -42,6 +45,7 @@ class Rollouts:
         self._models = models
         self._experiments = experiments
         self._acks = acks
+        self._clock = clock
         self._wake = wake
         self._mint = mint
         self._entropy = entropy
@@ -77,10 +81,25 @@ class Rollouts:
         deployment_id = (await self._store.reads.resolve(workspace, name) or name) if name else ""
         return await self._store.reads.rollouts(workspace, before, size, deployment_id, live_only)
 
-    async def route_version(self, rollout: Rollout) -> int:
-        """Of its deployment, now."""
+    async def at_present(self, rollout: Rollout) -> tuple[str, int]:
+        """(why it stands where it stands, with what it waits for just now; its deployment's route version)."""
         found = await self._store.reads.deployment(rollout.workspace, rollout.deployment_id)
-        return found.route_version if found else 0
+        if found is None:
+            return rollout.reason, 0
+        waits = self._waits_for(rollout, found)
+        return f"{rollout.reason}; {waits}" if waits else rollout.reason, found.route_version
+
+    def _waits_for(self, rollout: Rollout, deployment: Deployment) -> str:
+        candidate, span = deployment.revision(rollout.candidate), rollout.span
+        if rollout.state == "pending" and candidate is not None and not candidate.was_ready:
+            return Look(deployment, self._clock.now(), self._acks.waiting).revision(candidate).reason
+        version = 0
+        if rollout.state == "rolling_back":
+            version = rollout.rollback_version
+        elif rollout.is_live and span is not None and span.started_at is None:
+            version = span.first_version
+        waiting = self._acks.waiting(rollout.key, version, "applied") if version else None
+        return waiting.reason if waiting else ""
 
     # -- a new one ---------------------------------------------------------------------------------------------------
 

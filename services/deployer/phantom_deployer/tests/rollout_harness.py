@@ -104,6 +104,7 @@ class RolloutDeployer(Deployer):
             self.models,
             self.experiments,
             self.acks,
+            self.clock,
             wake=lambda workspace, deployment_id: None,
             mint=new_id,
             entropy=lambda: secrets.token_hex(4),

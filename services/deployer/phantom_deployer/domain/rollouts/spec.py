@@ -23,6 +23,8 @@ FAILURE_THRESHOLD = 3
 LONGEST_WINDOW_S = 86_400.0
 # Measurements are made of windows of 5 s.
 SHORTEST_ANALYSIS_S = 10.0
+# Of strategies without an interval: an hour of watching should not wait for minutes to see a failure.
+LONGEST_ANALYSIS_S = 60.0
 MOST_STEPS = 1000
 MOST_REPLAYED = 100_000
 
@@ -135,10 +137,11 @@ class RolloutSpec:
         return min(max(self.interval_s, maturity_s), LONGEST_WINDOW_S)
 
     def analysis_s(self, length_s: float) -> float:
-        """The length of a measurement in a step of that length."""
-        if self.canary is not None and self.canary.analysis_interval_s:
-            return self.canary.analysis_interval_s
-        return max(SHORTEST_ANALYSIS_S, length_s / 5)
+        """The length of a measurement in a step of that length: a fifth of a canary's interval, at 100 % too."""
+        if self.canary is not None:
+            asked = self.canary.analysis_interval_s
+            return asked or max(SHORTEST_ANALYSIS_S, self.canary.interval_s / 5)
+        return min(max(SHORTEST_ANALYSIS_S, length_s / 5), LONGEST_ANALYSIS_S)
 
 
 def check(spec: RolloutSpec) -> None:
