@@ -1,4 +1,8 @@
-"""Past calls of an endpoint, read from the prediction topic from its end backwards."""
+"""Past calls of an endpoint, read from the prediction topic from its end backwards.
+
+Calls that pinned a version or overrode the route are left out: they are tests and looks at a candidate, no traffic of
+the endpoint's.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ log = logs.get(__name__)
 
 FIRST_STEP, LARGEST_STEP = 64, 2048
 """Kafka records that one look back goes: doubled each time, as most records may be of other endpoints."""
+
+_CHOSEN = (wire.DECISION_PIN, wire.DECISION_OVERRIDE)  # by the caller
 
 MAX_BYTES = 256 << 20
 READ_TIMEOUT_S = 60.0
@@ -94,8 +100,8 @@ async def read(
     timeout_s: float = READ_TIMEOUT_S,
     max_bytes: int = MAX_BYTES,
 ) -> Found:
-    """The newest answered calls of an endpoint (its canonical name), at most `most`. Calls that failed and shadow
-    copies do not count. Raises `Unavailable` where Kafka is away.
+    """The newest answered calls of an endpoint (its canonical name), at most `most`. Calls that failed, pinned calls and
+    shadow copies do not count. Raises `Unavailable` where Kafka is away.
     """
     key = f"{workspace}/{endpoint}".encode()
     collected = _Collected(most, max_bytes)
@@ -235,7 +241,7 @@ def _joined(calls: list[Past]) -> Past:
 def _answers(m: wire.PredictionBatch) -> Iterator[tuple[bytes, _Part]]:
     blocks: dict[int, _Block] = {}
     for i, status in enumerate(m.statuses):
-        if m.kinds[i] != wire.KIND_ANSWER or status != 0 or not m.rows[i]:
+        if m.kinds[i] != wire.KIND_ANSWER or status != 0 or not m.rows[i] or m.decisions[i] in _CHOSEN:
             continue
         number = m.blocks_index[i]
         block = blocks.get(number) or blocks.setdefault(number, _Block(m.blocks[number]))

@@ -30,6 +30,7 @@ class Call:
     request_id: str = ""
     kind: int = wire.KIND_ANSWER
     status: int = 0
+    decision: int = wire.DECISION_ROLLOUT
     prediction_id: str = ""
     row_offset: int = 0
     latency_us: int = 4000
@@ -85,7 +86,7 @@ class GatewayLog:
         batch.assigned_revisions.append(0)
         batch.served_revisions.append(0)
         batch.arms.append(0)
-        batch.decisions.append(wire.DECISION_ROLLOUT)
+        batch.decisions.append(call.decision)
         batch.route_versions.append(1)
         batch.experiment_versions.append(0)
         batch.statuses.append(call.status)

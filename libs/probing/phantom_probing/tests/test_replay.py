@@ -130,6 +130,8 @@ async def test_only_the_endpoints_answered_calls_are_read_newest_first_and_once(
     await log.write(
         Call(rows.part(1, 2), None, status=13),
         Call(rows.part(1, 2), answers(1), kind=wire.KIND_SHADOW),
+        Call(rows.part(1, 2), answers(1), decision=wire.DECISION_PIN),
+        Call(rows.part(1, 2), answers(1), decision=wire.DECISION_OVERRIDE),
     )
     await log.write()  # a watermark only
     await log.write_bytes(b"\xff\xffnot a batch")
