@@ -100,8 +100,9 @@ async def read(
     timeout_s: float = READ_TIMEOUT_S,
     max_bytes: int = MAX_BYTES,
 ) -> Found:
-    """The newest answered calls of an endpoint (its canonical name), at most `most`. Calls that failed, pinned calls and
-    shadow copies do not count. Raises `Unavailable` where Kafka is away.
+    """The newest answered calls of an endpoint (its canonical name), at most `most`.
+
+    Calls that failed, pinned calls and shadow copies do not count. Raises `Unavailable` where Kafka is away.
     """
     key = f"{workspace}/{endpoint}".encode()
     collected = _Collected(most, max_bytes)
