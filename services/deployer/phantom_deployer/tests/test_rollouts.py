@@ -85,6 +85,10 @@ BAD_SPECS: dict[str, tuple[RolloutSpec, list[str]]] = {
             "criteria.level",
         ],
     ),
+    "a tolerance of nothing": (
+        canary(criteria=SuccessCriteria(compare_latency=False, latency_tolerance=0.1)),
+        ["criteria.latency_tolerance"],
+    ),
     "approvers without approval": (canary(approvers=("bob",)), ["approvers"]),
     "times": (
         canary(ready_timeout_s=-1.0, approval_timeout_s=float("inf"), rollback_window_s=1e9),
@@ -345,6 +349,37 @@ async def test_labels_that_mature_after_the_step_still_roll_it_back(database: Da
     back = (await deployer.transitions())[-2]
     assert (back.from_state, back.bp) == ("promoting", 10_000)
     assert (await deployer.get()).stable == rollout.stable
+
+
+async def test_labels_of_earlier_steps_act_while_gateways_have_not_acknowledged_the_present_one(
+    database: Database,
+) -> None:
+    deployer = await learner(database, 0)
+    rollout = await deployer.create(canary(10, 55, 100))
+    first = (await deployer.until_step(0)).spans[0]
+    await deployer.until(lambda each: len(each.spans) == 1 and each.step_ends_at is not None)
+    deployer.gateways.held.add("g1")
+    stuck = await deployer.until(lambda each: each.step == 1)
+    assert stuck.step_ends_at is None
+    reason, _ = await deployer.rollouts.at_present(stuck)
+    assert "waiting for" in reason
+    begin = first.evidence_from
+    assert begin is not None
+    for revision, arm, log_loss in ((rollout.candidate, "candidate", 2.0), (rollout.stable, "control", 0.3)):
+        await deployer.monitor.window(
+            Traffic(25_600, accuracy=0.9, log_loss=log_loss),
+            revision=revision,
+            arm=arm,
+            route_version=first.first_version,
+            start=begin,
+            revision_no=2,
+        )
+    await deployer.round()
+    assert (await deployer.rollout()).state == "rolling_back"
+    await deployer.round(0)
+    assert (await deployer.rollout()).state == "rolling_back"  # nobody has acknowledged that either
+    deployer.gateways.held.clear()
+    await deployer.until_state("rolled_back")
 
 
 async def test_a_margin_for_a_version_without_outcomes_is_refused(deployer: RolloutDeployer) -> None:

@@ -254,6 +254,8 @@ def _criteria(criteria: SuccessCriteria) -> Problems:
         yield "criteria.level", "must be a probability above 0, and below 0.5"
     if not 0 <= criteria.latency_tolerance <= 10:
         yield "criteria.latency_tolerance", "must be a share from 0 to 10 of the stable p95"
+    elif criteria.latency_tolerance and not criteria.compare_latency:
+        yield "criteria.latency_tolerance", "is of compare_latency, which is off; leave it out"
 
 
 def _auto_rollback(spec: RolloutSpec) -> Problems:
