@@ -192,7 +192,9 @@ def _add(cohort: Cohort, packed: _Packed) -> None:
 
 
 def _whole(key: BlockKey, blocks: dict[int, _Packed]) -> list[tuple[int, Sums]]:
-    """The candidate's sums of the blocks to which nothing can be added."""
+    """The candidate's sums of the blocks to which nothing can be added; of the span that goes on only."""
+    if key.end is not None:
+        return []
     return [
         (key.starts_at(number), Sums.from_bytes(packed.sums[1]))
         for number, packed in sorted(blocks.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -310,6 +311,34 @@ async def test_a_deployer_that_was_away_does_not_take_its_own_absence_for_silenc
     assert (await deployer.rollout()).state in ("progressing", "analysing")
     await deployer.until_state("succeeded")
     assert "metrics_unavailable" not in [each[1] for each in await deployer.story()]
+
+
+async def test_two_deployers_that_look_at_once_do_everything_once(deployer: RolloutDeployer) -> None:
+    """Even without the lease that keeps them apart."""
+    await deployer.create()
+    for _ in range(30):
+        keys = await deployer.live()
+        if not keys:
+            break
+        looks = [deployer.piloting.advance(keys[0]) for _ in range(3)]
+        await asyncio.gather(*looks)
+        await deployer.round()
+    assert [each[0] for each in await deployer.story()] == [
+        "pending",
+        "progressing",
+        "progressing",
+        "promoting",
+        "succeeded",
+    ]
+    assert await deployer.announced_story() == await deployer.story()
+
+
+async def test_callers_who_begin_at_once_get_one_rollout(deployer: RolloutDeployer) -> None:
+    made = await asyncio.gather(*(deployer.create() for _ in range(3)), return_exceptions=True)
+    refusals = [each for each in made if isinstance(each, BaseException)]
+    assert len(refusals) == 2
+    assert {each.code for each in refusals if isinstance(each, Refused)} == {"rollout_live"}
+    assert len(await deployer.live()) == 1
 
 
 # -- quality ---------------------------------------------------------------------------------------------------------
