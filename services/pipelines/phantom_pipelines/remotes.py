@@ -19,7 +19,7 @@ from phantom.governance.v1.governance_service_pb2_grpc import GovernanceServiceS
 from phantom.registry.v1 import model_pb2
 from phantom.registry.v1 import registry_service_pb2 as registry
 from phantom.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
-from phantom_pipelines.domain.values import Dataset, Endpoint, Lineage, ModelVersion, SourceData
+from phantom_pipelines.domain.values import Dataset, Deployed, Endpoint, Lineage, ModelVersion, SourceData
 from phantom_platform.errors import NotFound, Refused
 from phantom_platform.rpc.client import translated
 
@@ -143,11 +143,12 @@ class GrpcDeployer:
             answer = await self._deployments.GetDeployment(request, **_in(workspace))
         return to_endpoint(answer.deployment)
 
-    async def deploy(self, workspace: str, request: deployer.DeployRequest) -> Endpoint:
-        """The deployment after it."""
+    async def deploy(self, workspace: str, request: deployer.DeployRequest) -> Deployed:
+        """What it made; also when it is asked again."""
         with translated():
             answer = await self._deployments.Deploy(request, **_in(workspace))
-        return to_endpoint(answer.deployment)
+        found = answer.deployment
+        return Deployed(found.deployment_id, answer.revision == found.stable.revision)
 
     async def delete(self, workspace: str, deployment_id: str, request_id: str) -> None:
         request = deployer.DeleteDeploymentRequest(deployment_id=deployment_id, request_id=request_id)

@@ -103,6 +103,14 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """What a call made of a deployment. `is_first`: of nothing, so that the revision it made is the one that serves."""
+
+    deployment_id: str
+    is_first: bool
+
+
+@dataclass(frozen=True)
 class LogLine:
     """`level` is `info`, `warning` or `error`."""
 

@@ -17,7 +17,7 @@ from phantom.deployer.v1 import deployer_service_pb2 as deployer
 from phantom.deployer.v1 import rollout_pb2
 from phantom.deployer.v1 import rollout_service_pb2 as rollouts
 from phantom_pipelines.domain.configs.deployment import DeploymentConfig
-from phantom_pipelines.domain.values import Endpoint, Json
+from phantom_pipelines.domain.values import Deployed, Endpoint, Json
 from phantom_pipelines.runners import rollout_request
 from phantom_pipelines.runners.runner import StageContext, StageFacts, StageResult
 from phantom_platform.errors import NotFound, PhantomError, Refused, Unavailable
@@ -34,7 +34,7 @@ class Deployer(Protocol):
 
     async def endpoints(self, workspace: str, environment: str) -> list[Endpoint]: ...
     async def endpoint(self, workspace: str, name: str) -> Endpoint: ...
-    async def deploy(self, workspace: str, request: deployer.DeployRequest) -> Endpoint: ...
+    async def deploy(self, workspace: str, request: deployer.DeployRequest) -> Deployed: ...
     async def delete(self, workspace: str, deployment_id: str, request_id: str) -> None: ...
     async def drop_candidate(self, workspace: str, deployment_id: str, request_id: str) -> None: ...
     async def create_rollout(
@@ -70,13 +70,18 @@ class DeploymentRunner:
         return await self._roll_out(stage, config, before)
 
     async def undo(self, stage: StageContext) -> str:
-        """Asks for the same thing with the same request id once more, to learn what became of it."""
+        """Where the answer was lost, asks for the same thing with the same request id once more, to learn what became
+        of it: the deployer remembers request ids for days, and a rollout may take longer.
+        """
         facts, config = stage.facts, _config(stage.facts)
         before = stage.finished_checks.get("_before")
         if before is None or "_asking" not in stage.finished_checks:
             return "nothing had been deployed yet"
         if not before["deployment_id"]:
             return await self._undo_first(facts, config)
+        known = stage.finished_checks.get("_rollout")
+        if known is not None:
+            return await self._take_back(facts, str(known["rollout_id"]))
         return await self._undo_rollout(facts, config, before["deployment_id"])
 
     # -- where --------------------------------------------------------------------
@@ -115,10 +120,9 @@ class DeploymentRunner:
         async def deploy() -> Json:
             request = rollout_request.first_deployment(facts, config)
             made = await self._patiently(stage, lambda: self._deployer.deploy(facts.workspace, request))
-            serves = made.version == facts.model.version
             return {
                 "deployment_id": made.deployment_id,
-                "serves_it": serves,
+                "serves_it": made.is_first,
                 "at": stage.now().isoformat(),
             }
 
@@ -163,7 +167,7 @@ class DeploymentRunner:
             made = await self._deployer.deploy(
                 facts.workspace, rollout_request.first_deployment(facts, config)
             )
-            if made.version != facts.model.version:
+            if not made.is_first:
                 await self._deployer.drop_candidate(
                     facts.workspace, made.deployment_id, f"{facts.request_id}/drop"
                 )
@@ -215,13 +219,16 @@ class DeploymentRunner:
             raise
         except PhantomError as error:
             return f"no rollout had been begun: {error.message}"
+        return await self._take_back(facts, made.rollout_id)
+
+    async def _take_back(self, facts: StageFacts, rollout_id: str) -> str:
         reason = f"execution {facts.execution_id} was cancelled"
         request_id = f"{facts.request_id}/cancel"
         try:
-            await self._deployer.roll_back(facts.workspace, made.rollout_id, reason, request_id)
+            await self._deployer.roll_back(facts.workspace, rollout_id, reason, request_id)
         except Refused as error:
-            return f"rollout {made.rollout_id} had ended already: {error.message}"
-        return await self._watch_undo(facts, made.rollout_id)
+            return f"rollout {rollout_id} had ended already: {error.message}"
+        return await self._watch_undo(facts, rollout_id)
 
     async def _watch_undo(self, facts: StageFacts, rollout_id: str) -> str:
         try:

@@ -104,13 +104,16 @@ class FakeDeployer:
             assert request.on_behalf_of == "ada"
             name = request.deployment_id or "fraud-staging"
             if name in self.deployments:
+                revision = f"{name}.2"
                 self.deployments[name].candidate.CopyFrom(
-                    deployment_pb2.Revision(model_version=request.version)
+                    deployment_pb2.Revision(revision=revision, model_version=request.version)
                 )
             else:
+                revision = f"{name}.1"
                 self.serve(request.version, name, self.first_phase)
-            self.answers[request.request_id] = name
-        return deployer.DeployResponse(deployment=self.deployments[self.answers[request.request_id]])
+            self.answers[request.request_id] = name, revision
+        name, revision = self.answers[request.request_id]
+        return deployer.DeployResponse(deployment=self.deployments[name], revision=revision)
 
     async def delete(
         self, request: deployer.DeleteDeploymentRequest, context: Any

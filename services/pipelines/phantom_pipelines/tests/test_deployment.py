@@ -133,6 +133,16 @@ async def test_one_that_somebody_else_made_meanwhile_is_left_to_them(
     assert (done.reason_code, deployer.dropped) == ("deployed_meanwhile", ["fraud-staging"])
 
 
+async def test_the_same_version_that_somebody_else_deployed_meanwhile_is_theirs_too(
+    line: Line, deployer: FakeDeployer
+) -> None:
+    deployer.before_answer = lambda: deployer.serve("1.1.0")
+    await line.begin()
+    done = await line.ends("failed")
+    assert (done.reason_code, deployer.dropped) == ("deployed_meanwhile", ["fraud-staging"])
+    assert not deployer.deleted
+
+
 async def test_a_version_that_is_served_already_needs_nothing(line: Line, deployer: FakeDeployer) -> None:
     deployer.serve("1.1.0")
     await line.begin()
@@ -286,6 +296,34 @@ async def test_cancelling_rolls_back_a_rollout_in_progress(line: Line, deployer:
     assert deployer.rollouts["r0"].state == "rolled_back"
     assert done.phase == "cancelled"
     assert f"execution {line.execution_id} was cancelled" in done.reason
+
+
+async def test_cancelling_rolls_back_a_rollout_whose_request_is_forgotten_by_now(
+    line: Line, deployer: FakeDeployer
+) -> None:
+    deployer.serve("1.0.0")
+    deployer.course = [at("progressing", 5)]
+    await line.begin(strategy="canary")
+    await until(lambda: deployer.looks > 2)
+    deployer.answers.clear()
+    await line.cancel()
+    await line.ends("cancelled")
+    assert [each.state for each in deployer.rollouts.values()] == ["rolled_back"]
+
+
+async def test_cancelling_never_takes_away_what_somebody_else_deployed(
+    line: Line, deployer: FakeDeployer
+) -> None:
+    """The same version, in the moment between the look and the call; killed before the answer was kept."""
+    deployer.before_answer = lambda: deployer.serve("1.1.0")
+    dying = Dying(line.pipelines, "keep_check", 3, "before")
+    await line.begin(dying)
+    await asyncio.wait_for(dying.died.wait(), 15)
+    await line.pipelines.stop_executors()
+    await line.cancel()
+    await line.go_on()
+    await line.ends("cancelled")
+    assert (deployer.deleted, deployer.dropped) == ([], ["fraud-staging"])
 
 
 async def test_cancelling_takes_away_a_first_deployment_in_progress(
