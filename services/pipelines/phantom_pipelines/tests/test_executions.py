@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from phantom.options.v1 import options_pb2
 from phantom.pipelines.v1 import pipeline_pb2
 from phantom.pipelines.v1 import pipeline_service_pb2 as pb
 from phantom.pipelines.v1.pipeline_service_pb2_grpc import PipelineServiceStub
@@ -257,11 +258,23 @@ async def test_executions_are_listed_newest_first_by_pages(
     )
 
 
-async def test_every_change_is_audited(pipelines: Running, ada: PipelineServiceStub) -> None:
-    execution_id = await executed(ada, await made(ada, stage("first")))
+async def test_every_mutating_call_is_audited_and_so_is_a_refused_one(
+    pipelines: Running, ada: PipelineServiceStub, bob: PipelineServiceStub
+) -> None:
+    execution_id = await executed(ada, await made(ada, stage("gate", "approval"), stage("first")))
+    await bob.DecideApproval(pb.DecideApprovalRequest(execution_id=execution_id, approve=True))
     await ada.CancelExecution(pb.CancelExecutionRequest(execution_id=execution_id))
-    actions = [each["action"].rsplit("/", 1)[-1] for each in await pipelines.audits()]
-    assert actions == ["CreatePipeline", "AddStage", "ExecutePipeline", "CancelExecution"]
+    suite = pipeline_pb2.TestSuite(name="smoke", dataset="cases")
+    await ada.CreateTestSuite(pb.CreateTestSuiteRequest(suite=suite))
+    pipelines.deployments.add("fraud-staging")
+    await ada.RunTests(pb.RunTestsRequest(suite="smoke", environment="staging"))
+    await refused("pipeline_exists", ada.CreatePipeline(pb.CreatePipelineRequest(name="line")))
+    audits = await pipelines.audits()
+    (service,) = pb.DESCRIPTOR.services_by_name.values()
+    mutating = {m.name for m in service.methods if m.GetOptions().Extensions[options_pb2.access].mutates}
+    assert {each["action"].rsplit("/", 1)[-1] for each in audits if each["outcome"] == "ok"} == mutating
+    assert [each["error_code"] for each in audits if each["outcome"] == "refused"] == ["pipeline_exists"]
+    assert all(each["resource"] for each in audits)
 
 
 async def test_reading_needs_a_permission_and_so_does_running(pipelines: Running) -> None:
