@@ -21,6 +21,8 @@ ADVICE = {
     "archive": "do not unpack the file; make it again from sources that you trust",
     "structure": "save the model again with a released version of its framework and register the new file",
 }
+SHORT = 512
+"""Bytes up to this length are read as one text; those of longer ones are found by their printable runs."""
 _MODELS = ("xgboost-json", "xgboost-ubj", "onnx", "skops", "pickle")
 
 
@@ -108,11 +110,7 @@ class _Inspection:
 
     # -- what could run ------------------------------------------------------------------------------------------
     def _pickle(self, data: bytes, prefix: str) -> None:
-        try:
-            outcome = stream.read(data, self.framework, self.limits)
-        except UnpackError as error:
-            self.found(error.rule, "malware_scan", "high", f"{prefix}bytes in a pickle", str(error))
-            return
+        outcome = stream.read(data, self.framework, self.limits)
         for each in outcome.complaints:
             severity: Severity = "critical" if each.is_critical else "high"
             scan: ScanType = "structure" if each.rule == "pickle.malformed" else "malware_scan"
@@ -134,7 +132,8 @@ class _Inspection:
                 ((f"byte {at}", texts.named(key, _text(value)), True) for at, key, value in seen.pairs),
                 prefix,
             )
-            self._secrets(((f"byte {at}", _text(value), False) for at, value in seen.texts), prefix)
+            lines = ((at, value) for at, value in seen.texts if isinstance(value, str) or len(value) <= SHORT)
+            self._secrets(((f"byte {at}", _text(value), False) for at, value in lines), prefix)
         findings, notes = opinion.beside(data, not outcome.complaints)
         self.report.add(findings, self.limits.findings)
         self.report.notes += notes

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from phantom_scanner import kinds
@@ -85,12 +84,19 @@ def _read_plainly(data: bytes, start: int, framework: str, outcome: Outcome) -> 
 def _nested(seen: Seen, framework: str, limits: Limits, outcome: Outcome, depth: int) -> None:
     """Pickles inside of bytes and texts: nothing listed loads them, so they have no business there."""
     for offset, value in seen.texts:
-        for inner in _inner_pickles(value, limits):
+        try:
+            inner = _inner_pickle(value, limits)
+        except UnpackError as error:
+            outcome.complaints.append(_at(offset, "pickle.nested", f"holds packed data: {error}"))
+            continue
+        if inner is not None:
             found = Seen()
             try:
                 Machine(io.BytesIO(inner), framework, found, is_joblib=True).run()
             except MalformedError:
                 found.complaints = [each for each in found.complaints if _is_meant(each)]
+                if not found.complaints:
+                    continue  # numbers that begin as a pickle does
             for each in found.complaints:
                 what = f"holds a pickle at byte {offset}, which at its {each.place} {each.what}"
                 outcome.complaints.append(
@@ -102,26 +108,24 @@ def _nested(seen: Seen, framework: str, limits: Limits, outcome: Outcome, depth:
                 outcome.complaints.append(_at(offset, "pickle.nested", "pickles are nested too deeply"))
 
 
-def _inner_pickles(value: str | bytes | bytearray, limits: Limits) -> Iterator[bytes]:
+def _inner_pickle(value: str | bytes | bytearray, limits: Limits) -> bytes | None:
+    """What may be a pickle inside a value, unpacked; UnpackError where it is packed to mislead."""
     if isinstance(value, str):
         try:
             raw = value.encode("latin-1")  # as protocols 0 to 2 write bytes
         except UnicodeEncodeError:
-            return
+            return None
     else:
         raw = bytes(value)
-    if len(raw) < 4:
-        return
     name = kinds.compression(raw)
     if name:
         try:
             raw = decompress(raw, name, limits)
         except UnpackError as error:
-            if error.rule not in ("archive.trailing", "archive.bomb"):
-                return
-            raise
-    if _PLAUSIBLE.match(raw):
-        yield raw
+            if error.rule in ("archive.trailing", "archive.bomb"):
+                raise
+            return None  # numbers that begin as a packed stream does
+    return raw if len(raw) >= 4 and _PLAUSIBLE.match(raw) else None
 
 
 def _is_meant(complaint: Complaint) -> bool:

@@ -300,6 +300,15 @@ def test_a_packed_bomb_fails_and_is_never_unpacked_whole(look):
         assert "archive.bomb" in rules(report), report.findings
 
 
+def test_a_bomb_inside_of_a_pickles_bytes_fails_beside_everything_else(look):
+    inner = {"blob": zlib.compress(bytes(30_000_000)), "x": 1}
+    report = look(
+        pickle.dumps(inner)[:-1] + b"0" + called("os", "system", "id")[2:],
+        limits=Limits(ratio_from_bytes=1 << 20),
+    )
+    assert {"pickle.nested", "pickle.global"} <= rules(report)
+
+
 def test_bytes_behind_a_packed_stream_fail(look):
     packed = dumped_by_joblib({"a": 1}, ("gzip", 3))
     assert "archive.trailing" in rules(look(packed + packed))
