@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from contextlib import chdir
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness import models
 from harness.cli import Shell
-from harness.guide import MODEL, Studio, python_blocks
+from harness.guide import MODEL, Studio, cases_file, python_blocks
 from harness.people import REVIEWER
 from harness.waiting import eventually
 from phantom_ml_studio import DeploymentPipeline, Rollouts
@@ -38,12 +36,7 @@ def prepared(studio: Studio) -> dict[str, Any]:
     """What the page's first program leaves behind."""
     (studio.folder / "data").mkdir(exist_ok=True)
     for name, seed in (("transactions", 7), ("staging", 8)):
-        features, labels = models.data(seed)
-        with (studio.folder / "data" / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*models.FEATURES, "was_high"])
-            for row, label in zip(features.tolist(), labels.tolist(), strict=True):
-                writer.writerow([*row, "true" if label else "false"])
+        cases_file(studio.folder / "data" / f"{name}.csv", seed)
     names: dict[str, Any] = {"client": studio.engineer.client}
     with chdir(studio.folder):
         exec(compile(PREPARING, str(PAGE), "exec"), names)

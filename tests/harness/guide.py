@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import models
 from harness.people import Person
 from harness.stack import Stack
 from phantom_ml_studio import Deployments, ModelRegistry
@@ -32,6 +34,18 @@ class Studio:
     def deployments(self) -> Deployments:
         """The engineer's."""
         return Deployments(self.engineer.client)
+
+
+def cases_file(path: Path, seed: int) -> Path:
+    """Rows with what became of them, in CSV; none so near the border that a small model may take it for either."""
+    features, labels = models.data(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*models.FEATURES, "was_high"])
+        for row, label in zip(features.tolist(), labels.tolist(), strict=True):
+            if abs(row[0] - 0.5) > 0.05:
+                writer.writerow([*row, "true" if label else "false"])
+    return path
 
 
 def python_blocks(page: Path) -> list[str]:
