@@ -106,7 +106,7 @@ def build(context: ServiceContext, settings: PipelinesSettings) -> Application:
     channel = control_channel(context.control_address, context.token_source("pipelines"))
     app.add(Connections(channel, leases))
     registry, deployer = GrpcRegistry(channel), GrpcDeployer(channel)
-    laboratory = _laboratory(context, settings, channel, registry)
+    laboratory = app.add(_laboratory(context, settings, channel, registry))
     cases = _cases(context, settings, registry, laboratory)
     runners: dict[str, Runner] = {
         "deployment": DeploymentRunner(deployer, poll_s=settings.poll_s),
@@ -142,7 +142,7 @@ def build(context: ServiceContext, settings: PipelinesSettings) -> Application:
 def _workshop(data_dir: Path, settings: PipelinesSettings) -> Workshop:
     """Where images are built, and how."""
     return Workshop(
-        folder=data_dir / "containers",
+        folder=data_dir / "pipelines",
         lock=settings.requirements_lock,
         builder=settings.builder,
         options=tuple(shlex.split(settings.builder_options)),
