@@ -34,6 +34,11 @@ class Layout:
         return self.data_dir / "replicas"
 
     @property
+    def scratch(self) -> Path:
+        """Model servers that pipelines measure: nobody's but the control process's."""
+        return self.data_dir / "scratch"
+
+    @property
     def secrets(self) -> Path:
         """Files of mode 0600 in a folder of mode 0700."""
         return self.data_dir / "secrets"

@@ -28,6 +28,7 @@ def stop_everything(layout: Layout, say: Say) -> bool:
     for name in sorted(names, key=lambda name: (not name.startswith("gateway"), name)):
         stop_child(layout, name, say)
     stop_replicas(layout, say)
+    stop_scratch(layout, say)
     for name in _LAST:
         stop_child(layout, name, say)
     for record in layout.run.glob("*.json"):  # of what had ended before; stack.json too
@@ -65,6 +66,17 @@ def stop_replicas(layout: Layout, say: Say) -> None:
     for name in living:
         wait_unlocked(layout.replicas / f"{name}.lock", _DESCENDANTS_S)
     say(f"{len(living)} model server(s) {'stopped' if gracefully else 'stopped, some of them killed'}")
+
+
+def stop_scratch(layout: Layout, say: Say) -> None:
+    """End what pipelines measured when their process was killed."""
+    if not layout.scratch.is_dir():
+        return
+    # Here: `up` holds this module for as long as it lives, and this would add 20 MB to it.
+    from phantom_probing.scratch import end_leftovers
+
+    if ended := end_leftovers(layout.scratch):
+        say(f"{ended} model server(s) of pipelines killed")
 
 
 def living_replicas(layout: Layout) -> dict[str, psutil.Process]:

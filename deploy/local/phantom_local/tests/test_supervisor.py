@@ -126,7 +126,8 @@ def _look_around(layout: Layout) -> None:
 def test_down_needs_no_supervisor_and_stops_model_servers_too(layout: Layout, up) -> None:
     process = up()
     eventually(lambda: _state(layout) == "ready", 60)
-    replica = _fake_replica(layout, "r1")
+    replica = _fake_replica(layout.replicas / "r1.lock")
+    measured = _fake_replica(layout.scratch / "s1" / "server.lock")
     assert set(living_replicas(layout)) == {"r1"}
     names = {status.name for status in stack_status(layout).processes}
     assert "replica r1" in names
@@ -137,6 +138,8 @@ def test_down_needs_no_supervisor_and_stops_model_servers_too(layout: Layout, up
     assert result.exit_code == 0, result.output
     assert all(live_process(pid) is None for pid in pids.values())
     assert replica.wait(10) == -signal.SIGTERM
+    assert measured.wait(10) == -signal.SIGKILL
+    assert list(layout.scratch.iterdir()) == []
     assert not is_locked(layout.replicas / "r1.lock")
     assert not list(layout.run.glob("*.json"))
 
@@ -157,13 +160,13 @@ def test_up_after_kill_9_of_everything_finds_its_data_and_its_ports(layout: Layo
     assert again.wait(60) == 0
 
 
-def _fake_replica(layout: Layout, name: str) -> subprocess.Popen[bytes]:
+def _fake_replica(lock: Path) -> subprocess.Popen[bytes]:
     """Holds the lock as a model server does: it takes it itself and writes its pid into it."""
     script = (
         "import fcntl, os, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
         "f.write(f'{os.getpid()}\\n'); f.flush(); time.sleep(120)"
     )
-    lock = layout.replicas / f"{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen([sys.executable, "-c", script, str(lock)])
     eventually(lambda: lock.exists() and lock.read_text().strip() == str(process.pid))
     return process

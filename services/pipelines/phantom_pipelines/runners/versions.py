@@ -19,7 +19,7 @@ from phantom_platform.telemetry import logs
 from phantom_probing import datasets
 from phantom_probing.client import Client, Target
 from phantom_probing.datasets import Labelled
-from phantom_probing.scratch import ScratchSettings, Version, running
+from phantom_probing.scratch import ScratchSettings, Version, end_leftovers, running
 
 log = logs.get(__name__)
 
@@ -40,13 +40,24 @@ class Tokens(Protocol):
 
 
 class Laboratory:
-    """Runs versions away from every route. What is timed is timed one after the other: the machine is shared."""
+    """Runs versions away from every route. What is timed is timed one after the other: the machine is shared.
+
+    A part of the service: its start ends the model servers that a killed process left.
+    """
+
+    name = "pipelines-laboratory"
 
     def __init__(self, settings: ScratchSettings, registry: Registry, tokens: Tokens) -> None:
         self._settings = settings
         self._registry = registry
         self._tokens = tokens
         self.timing = asyncio.Lock()
+
+    async def start(self) -> None:
+        await asyncio.to_thread(end_leftovers, self._settings.folder)
+
+    async def stop(self) -> None:
+        """What runs ends with the stage that runs it."""
 
     @asynccontextmanager
     async def serving(self, workspace: str, version: ModelVersion) -> AsyncIterator[Client]:
