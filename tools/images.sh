@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$(realpath -m "${PHANTOM_CACHE_DIR:-.cache}")/images
-base=docker.io/library/python:3.11-slim
+base=localhost/python:3.11-slim
 missing() { echo "images.sh: no images can be built here: $*" >&2; exit 3; }
 
 [ "$(id -u)" = 0 ] || missing "it takes root to make a base image and to run one"

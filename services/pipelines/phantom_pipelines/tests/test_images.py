@@ -23,7 +23,7 @@ from phantom_platform.errors import Refused
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
-BASE = "docker.io/library/python:3.11-slim"
+BASE = "localhost/python:3.11-slim"
 # In a network of its own: start the image's command as its user, ask it, and end it.
 INSIDE = """
 import fcntl, json, socket, struct, subprocess, sys, time, urllib.request
@@ -140,7 +140,7 @@ async def test_an_image_is_built_offline_and_serves_its_model(image_of, workshop
 async def test_the_guides_base_image_is_refused_with_what_it_needs_and_what_it_found(
     store, workshop, model_file, tmp_path
 ):
-    old = "docker.io/library/python:3.9-slim"
+    old = "localhost/python:3.9-slim"
     (tmp_path / "python").write_text(
         "#!/usr/bin/python3.11\nimport sys\nsys.version_info = (3, 9, 16, 'final', 0)\nexec(sys.argv[2])\n"
     )
