@@ -6,6 +6,7 @@ and the other's accuracy minus the candidate's, over the other's. Each is judged
 limit only where the whole interval lies beyond it, within the limit only where the whole interval does. Accuracy's
 interval is the paired one of Bonett and Price. That of the p95s is a bootstrap of pairs in blocks of ten successive
 ones, as neighbours in time are slow together. The number of calls is fixed before, so nothing is looked at early.
+A case that one of them refuses is not right there, and says nothing of latency.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ async def compare(
     calls: int = CALLS,
     progress: Callable[[float], None] | None = None,
 ) -> Comparison:
-    """Raises the first error that a call meets: figures of a server that fails would mean nothing."""
+    """Raises any error but `Invalid`, a refusal of the case: figures of a server that fails would mean nothing."""
     if calls < QUANTILES_FROM:
         raise Invalid(
             f"{calls} calls say nothing of a p95; use at least {QUANTILES_FROM}", code="too_few_calls"
@@ -82,7 +83,9 @@ async def compare(
     sides = [_Side(candidate, cases, tolerance), _Side(other, cases, tolerance)]
     for place in range(WARM_UP):
         for side in sides:
-            await side.client.call(side.body(place % count))
+            await side.call(place % count)
+    for side in sides:
+        side.took_ms.clear()
     for turn in range(total):
         for side in sides if turn % 2 == 0 else reversed(sides):
             await side.call(turn % count)
@@ -116,7 +119,11 @@ class _Side:
         return self._bodies[place]
 
     async def call(self, place: int) -> None:
-        answer, took_ms = await self.client.timed(self.body(place))
+        try:
+            answer, took_ms = await self.client.timed(self.body(place))
+        except Invalid:
+            self.took_ms.append(float("nan"))
+            return
         self.took_ms.append(took_ms)
         self.is_right[place] = passes(decode(answer, self.client.schema), self._cases, place, self._tolerance)
 
@@ -124,7 +131,12 @@ class _Side:
 def latency_worsening(
     mine: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], limit: float, seed: int = 0
 ) -> Worsening:
-    """Of latencies [calls], entry i of both measured one after the other."""
+    """Of latencies [calls], entry i of both measured one after the other; NaN where there is none."""
+    is_both = ~(np.isnan(mine) | np.isnan(theirs))
+    mine, theirs = mine[is_both], theirs[is_both]
+    if len(mine) < QUANTILES_FROM:
+        reason = f"{len(mine)} cases were answered by both; a p95 needs {QUANTILES_FROM}"
+        return _unknown(float("nan"), float("nan"), limit, reason)
     first, second = quantile(mine, 0.95), quantile(theirs, 0.95)
     lower, upper = _bootstrap(mine, theirs, seed)
     words = f"p95 {first:.3g} ms against {second:.3g} ms"
@@ -141,6 +153,10 @@ def accuracy_worsening(mine: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_
     difference = paired_shares(mine, theirs, CONFIDENCE)
     interval = (-difference.upper / second, -difference.lower / second)
     return _judged(words, first, second, (second - first) / second, interval, limit)
+
+
+def _unknown(mine: float, theirs: float, limit: float, reason: str) -> Worsening:
+    return Worsening(mine, theirs, 0.0, float("-inf"), float("inf"), limit, "not_enough_data", reason)
 
 
 def _judged(

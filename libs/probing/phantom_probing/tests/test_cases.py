@@ -97,6 +97,19 @@ async def test_a_version_is_not_worse_than_itself_and_a_bad_one_is(serve: Serve)
     assert "worse" in worse.accuracy.reason
 
 
+async def test_a_refused_case_is_not_right_and_says_nothing_of_latency(serve: Serve) -> None:
+    suite = some_cases(100)
+    suite.rows.columns["hour"][:10] = np.nan
+    async with serve("good") as good:
+        some = await compare(good, good, suite, 5.0, calls=100)
+        suite.rows.columns["hour"][:] = np.nan
+        none = await compare(good, good, suite, 5.0, calls=100)
+    assert some.accuracy.candidate <= 0.9
+    assert some.latency_p95.verdict == "pass"
+    assert none.latency_p95.verdict == none.accuracy.verdict == "not_enough_data"
+    assert "0 cases were answered by both" in none.latency_p95.reason
+
+
 def test_latency_is_judged_on_the_interval() -> None:
     random = np.random.default_rng(1)
     base, again = random.gamma(4, 1, 600), random.gamma(4, 1, 600)
