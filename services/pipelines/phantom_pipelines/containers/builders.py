@@ -32,12 +32,12 @@ class Builder:
 
     async def build(self, order: Order, id_file: Path, *, timeout_s: float, say: Say = quiet) -> Ended:
         """Build and tag the image; its id is written to `id_file`."""
-        # Docker's health check is no part of an OCI image, so buildah is told to make one of docker's format.
-        command = (
-            [self.program, "build"]
-            if self.program == "docker"
-            else [self.program, "bud", "--format", "docker"]
-        )
+        # Docker's health check is no part of an OCI image, so buildah is told to make one of docker's format; it lets
+        # go of a failed build's container only without its cache, which a single layer has no use for.
+        command = {
+            "docker": ["docker", "build", "--force-rm"],
+            "buildah": ["buildah", "bud", "--format", "docker", "--no-cache", "--force-rm"],
+        }[self.program]
         command += [*self.options, "--iidfile", str(id_file), "--tag", order.image]
         for name, value in order.arguments:
             command += ["--build-arg", f"{name}={value}"]
