@@ -49,12 +49,14 @@ def test_the_quick_start_of_the_readme_works_as_written(stack: Stack, tmp_path: 
     assert len(lines) >= 8
     said = {}
     for line in lines:
-        if line == "phantom-ml-studio canary promote iris-prod":
+        if line.startswith("phantom-ml-studio rollouts promote"):
             python = shell.python(PYTHON[1])
             assert python.code == 0, python.err
             assert "Prediction(" in python.out
         if "auth login" in line:
             done = shell.bash(f"{line} --password-stdin", stdin=stack.admin_password + "\n")
+        elif "rollouts watch" in line:  # for the hour that a canary of the command line takes
+            done = shell.bash(f"{line} --timeout 2 || [ $? -eq 6 ]")
         else:
             done = shell.bash(line)
         assert done.code == 0, f"{line}: {done.err}"
@@ -63,7 +65,8 @@ def test_the_quick_start_of_the_readme_works_as_written(stack: Stack, tmp_path: 
         r"^0\s+(setosa|other)\s+0\.\d+\s+iris-prod\.1\s+control", said["predict iris"], re.MULTILINE
     )
     assert "mod 10000" in said["explain-route iris u42"]
-    assert "iris-prod.2 (1.1.0, ready)" in said["canary promote iris-prod"]
+    assert "canary, 1.0.0 -> 1.1.0" in said["rollouts watch iris-prod"]
+    assert re.search(r"share %\s+100\b", said["rollouts promote iris-prod"])
     gone = shell.run("deployments", "delete", "iris-prod", "--yes")
     assert gone.code == 0, gone.err
 
