@@ -78,13 +78,31 @@ class CanaryDeployment:
         """Go on from a pause; the step's clock begins anew."""
         return self._rollouts.resume(deployment_id, request_id)
 
-    def approve(self, deployment_id: str, comment: str = "", request_id: str | None = None) -> Rollout:
-        """Let it begin; never by who asked for it."""
-        return self._rollouts.approve(deployment_id, comment, request_id)
+    def approve(
+        self,
+        deployment_id: str,
+        comment: str = "",
+        *,
+        ready_within_s: float = 60.0,
+        request_id: str | None = None,
+    ) -> Rollout:
+        """Let it begin; never by who asked for it. Waits for the candidate: see `Rollouts.approve`."""
+        return self._rollouts.approve(
+            deployment_id, comment, ready_within_s=ready_within_s, request_id=request_id
+        )
 
-    def reject(self, deployment_id: str, comment: str = "", request_id: str | None = None) -> Rollout:
-        """End it as failed."""
-        return self._rollouts.reject(deployment_id, comment, request_id)
+    def reject(
+        self,
+        deployment_id: str,
+        comment: str = "",
+        *,
+        ready_within_s: float = 60.0,
+        request_id: str | None = None,
+    ) -> Rollout:
+        """End it as failed. Waits as `approve`."""
+        return self._rollouts.reject(
+            deployment_id, comment, ready_within_s=ready_within_s, request_id=request_id
+        )
 
     def wait(
         self,

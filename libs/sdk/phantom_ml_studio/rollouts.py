@@ -99,21 +99,16 @@ class Rollouts:
         A candidate that is still starting is waited for. Errors: Refused `rollout_ended`, `backwards`,
         `candidate_not_ready` (not ready within that time, or waiting for an approval).
         """
-        give_up = time.monotonic() + ready_within_s
-        while True:
+
+        def ask() -> Rollout:
             request = rpc.PromoteRolloutRequest(
                 rollout_id=rollout_id,
                 target_percentage=target_percentage,
                 request_id=new_request_id(request_id),
             )
-            try:
-                return Rollout.of(self._client.call(self._stub.PromoteRollout, request).rollout)
-            except Refused as error:
-                if error.code != "candidate_not_ready" or time.monotonic() > give_up:
-                    raise
-                if self.get(rollout_id).state != "pending":
-                    raise
-                time.sleep(POLL_S)
+            return Rollout.of(self._client.call(self._stub.PromoteRollout, request).rollout)
+
+        return self._once_started(rollout_id, ask, "candidate_not_ready", ready_within_s)
 
     def rollback(self, rollout_id: str, reason: str = "", request_id: str | None = None) -> Rollout:
         """Take the traffic from the candidate in one route version. Errors: Refused `rollout_ended`."""
@@ -132,18 +127,61 @@ class Rollouts:
         request = rpc.ResumeRolloutRequest(rollout_id=rollout_id, request_id=new_request_id(request_id))
         return Rollout.of(self._client.call(self._stub.ResumeRollout, request).rollout)
 
-    def approve(self, rollout_id: str, comment: str = "", request_id: str | None = None) -> Rollout:
-        """Let it begin. Errors: Refused `not_waiting_for_approval`, `already_approved`, `approval_expired`;
-        Forbidden `not_an_approver`, `requester_cannot_approve`.
-        """
-        request = rpc.ApproveRolloutRequest(
-            rollout_id=rollout_id, comment=comment, request_id=new_request_id(request_id)
-        )
-        return Rollout.of(self._client.call(self._stub.ApproveRollout, request).rollout)
+    def approve(
+        self,
+        rollout_id: str,
+        comment: str = "",
+        *,
+        ready_within_s: float = 60.0,
+        request_id: str | None = None,
+    ) -> Rollout:
+        """Let it begin. A candidate that is still starting is waited for: nobody approves what may not even start.
 
-    def reject(self, rollout_id: str, comment: str = "", request_id: str | None = None) -> Rollout:
-        """End it as failed. Errors: as `approve`."""
-        request = rpc.RejectRolloutRequest(
-            rollout_id=rollout_id, comment=comment, request_id=new_request_id(request_id)
-        )
-        return Rollout.of(self._client.call(self._stub.RejectRollout, request).rollout)
+        Errors: Refused `not_waiting_for_approval`, `already_approved`, `approval_expired`; Forbidden
+        `not_an_approver`, `requester_cannot_approve`.
+        """
+
+        def ask() -> Rollout:
+            request = rpc.ApproveRolloutRequest(
+                rollout_id=rollout_id, comment=comment, request_id=new_request_id(request_id)
+            )
+            return Rollout.of(self._client.call(self._stub.ApproveRollout, request).rollout)
+
+        return self._once_started(rollout_id, ask, "not_waiting_for_approval", ready_within_s)
+
+    def reject(
+        self,
+        rollout_id: str,
+        comment: str = "",
+        *,
+        ready_within_s: float = 60.0,
+        request_id: str | None = None,
+    ) -> Rollout:
+        """End it as failed. Waits and errors: as `approve`."""
+
+        def ask() -> Rollout:
+            request = rpc.RejectRolloutRequest(
+                rollout_id=rollout_id, comment=comment, request_id=new_request_id(request_id)
+            )
+            return Rollout.of(self._client.call(self._stub.RejectRollout, request).rollout)
+
+        return self._once_started(rollout_id, ask, "not_waiting_for_approval", ready_within_s)
+
+    def _once_started(
+        self, rollout_id: str, ask: Callable[[], Rollout], too_early: str, within_s: float
+    ) -> Rollout:
+        """Asks again while it is refused with that code because the candidate is starting."""
+        give_up = time.monotonic() + within_s
+        while True:
+            try:
+                return ask()
+            except Refused as error:
+                if error.code != too_early or time.monotonic() > give_up:
+                    raise
+                now = self.get(rollout_id)
+                will_be_possible = too_early == "candidate_not_ready" or now.spec.get(
+                    "approval_required", False
+                )
+                if now.state != "pending" or not will_be_possible:
+                    raise
+                time.sleep(POLL_S)

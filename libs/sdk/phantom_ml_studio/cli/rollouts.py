@@ -181,7 +181,7 @@ def resume(rollout: RolloutArgument, output: OutputOption = Format.TABLE) -> Non
 def approve(
     rollout: RolloutArgument, comment: CommentOption = "", output: OutputOption = Format.TABLE
 ) -> None:
-    """Let it begin. Nobody approves their own."""
+    """Let it begin. Nobody approves their own; a candidate that is still starting is waited for."""
     with _service() as service:
         show(service.approve(service.get(rollout).id, comment), DETAILS, output)
 

@@ -314,6 +314,31 @@ def test_a_promotion_does_not_wait_for_ever_nor_for_an_approval(
     assert caught.value.code == "candidate_not_ready"
 
 
+EARLY = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "it is pending", "not_waiting_for_approval")
+
+
+@pytest.mark.parametrize("method", ["ApproveRollout", "RejectRollout"])
+def test_a_decision_waits_for_a_candidate_that_is_starting(method: str, platform: FakePlatform) -> None:
+    done = getattr(rpc, f"{method}Response")(rollout=rollout("pending"))
+    platform.answer(method, EARLY, EARLY, done)
+    starting = rollout("pending")
+    starting.spec.approval_required = True
+    platform.answer("GetRollout", rpc.GetRolloutResponse(rollout=starting))
+    with Client(platform.address, "t") as client:
+        canary = CanaryDeployment(client)
+        decided = canary.approve("r-1") if method == "ApproveRollout" else canary.reject("r-1")
+    assert decided.id == "r-1"
+
+
+@pytest.mark.parametrize("state", ["pending", "progressing"])
+def test_a_decision_that_nobody_will_ask_for_is_refused_at_once(state: str, platform: FakePlatform) -> None:
+    platform.answer("ApproveRollout", EARLY)
+    platform.answer("GetRollout", rpc.GetRolloutResponse(rollout=rollout(state)))
+    with Client(platform.address, "t") as client, pytest.raises(Refused) as caught:
+        Rollouts(client).approve("r-1")
+    assert caught.value.code == "not_waiting_for_approval"
+
+
 def test_a_wait_tells_each_change_once_and_ends_with_the_rollout(platform: FakePlatform) -> None:
     states = ["pending", "progressing", "progressing", "promoting", "succeeded"]
     platform.answer("GetRollout", *(rpc.GetRolloutResponse(rollout=rollout(s)) for s in states))
