@@ -128,6 +128,11 @@ def test_a_version_is_validated_deployed_and_tested_by_itself(
     second = executed(pipelines, pipeline, model, "1.1.0")
     assert second.phase == "succeeded", second.reason
     assert second.stages[2].result["performance"]["compared_with"] == "1.0.0"
+    tested = suites.run(f"integration-{run_id}", environment, min_pass_rate=0.9)
+    assert tested.passed
+    assert [(each.endpoint, each.model_version, each.cases) for each in tested.runs] == [
+        (where, "1.1.0", 100)
+    ]
     for n in range(80):
         door.infer(oip.request(where, {"amount": [n / 80], "hour": [0.5]}, id=f"past-{run_id}-{n}"))
     _replay(pipelines, model, where, run_id)
