@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,14 @@ async def find_builder(workshop: Workshop) -> tuple[Builder | None, str]:
 
 
 async def build(workshop: Workshop, made: Context, builder: Builder, image: str, say: Say = quiet) -> Built:
-    """Build the context. Refused `wheels_unavailable`, `image_not_built` with the builder's last lines."""
+    """Build the context.
+
+    Refused `context_missing`, `wheels_unavailable`, `image_not_built` with the builder's last lines.
+    """
+    if not await asyncio.to_thread(made.path.is_file):
+        raise Refused(
+            f"the build context {made.path} was deleted; run the pipeline again", code="context_missing"
+        )
     arguments: list[tuple[str, str]] = []
     fetched = None
     if workshop.packages == "vendor":
@@ -74,7 +82,7 @@ async def build(workshop: Workshop, made: Context, builder: Builder, image: str,
             needed, workshop.folder / "wheels", timeout_s=workshop.build_timeout_s, say=say
         )
         arguments += [("PIP_NO_INDEX", "1"), ("WHEELS_PYTHON", wheels.PYTHON)]
-    workshop.folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(_sweep, workshop)
     folder = Path(tempfile.mkdtemp(prefix="build-", dir=workshop.folder))
     try:
         await asyncio.to_thread(_unpack, made, folder / "context", fetched)
@@ -96,6 +104,14 @@ async def push(workshop: Workshop, builder: Builder, image: str, say: Say = quie
         raise Refused(
             f"{builder.program} did not push {image}: {_cause(ended.lines)}", code="image_not_pushed"
         )
+
+
+def _sweep(workshop: Workshop) -> None:
+    """Folders of builds that were killed; none lives longer than fetching and building may take."""
+    workshop.folder.mkdir(parents=True, exist_ok=True)
+    for folder in workshop.folder.glob("build-*"):
+        if folder.stat().st_mtime < time.time() - 2 * workshop.build_timeout_s:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(made: Context, folder: Path, fetched: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -69,8 +70,10 @@ def _stage(folder: Path, requirements: str) -> Path:
 
 def _keep(stage: Path, done: Path) -> None:
     (stage / NEEDED).unlink()
-    if not done.is_dir():
+    with contextlib.suppress(OSError):  # another stage was here first, with the same wheels
         stage.rename(done)
+    if not done.is_dir():
+        raise Refused(f"the packages of the image cannot be kept in {done}", code="wheels_unavailable")
 
 
 def place(wheels: Path, target: Path) -> None:

@@ -499,6 +499,29 @@ async def test_a_failed_build_names_the_cause_and_leaves_no_folder(model_file, t
     assert not list(tmp_path.glob("build-*"))
 
 
+async def test_a_context_that_was_deleted_meanwhile_is_said_to_be(model_file, tmp_path, programs):
+    programs(docker=WORKS)
+    stage = Stage(model_file[1])
+    runner = ContainerizationRunner(Artifacts(model_file[0]), workshop(tmp_path))
+    await runner.run(stage)
+    del stage.finished_checks["image"]
+    for path in (tmp_path / "contexts").iterdir():
+        path.unlink()
+    with pytest.raises(Refused) as refused:
+        await runner.run(stage)
+    assert refused.value.code == "context_missing"
+
+
+async def test_what_a_killed_build_left_is_swept_and_a_living_one_is_not(model_file, tmp_path, programs):
+    programs(docker=WORKS)
+    place = workshop(tmp_path, build_timeout_s=100)
+    for name, age_s in (("build-dead", 500), ("build-alive", 10)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    await ContainerizationRunner(Artifacts(model_file[0]), place).run(Stage(model_file[1]))
+    assert sorted(name for name in os.listdir(tmp_path) if name.startswith("build-")) == ["build-alive"]
+
+
 async def test_a_failed_push_is_told_apart_from_a_failed_build(model_file, tmp_path, programs):
     programs(docker=f'[ "$1" = push ] && echo denied && exit 1\n{WORKS}')
     place = workshop(tmp_path, push_registries=("registry.example",))
