@@ -20,6 +20,8 @@ APPROVAL_TIMEOUT_S = 86_400.0
 READY_TIMEOUT_S = 600.0
 LEVEL = 0.05
 FAILURE_THRESHOLD = 3
+# How long the old colour stays warm unless something else is asked for, s.
+BLUE_GREEN_WINDOW_S = 60.0
 LONGEST_WINDOW_S = 86_400.0
 # Measurements are made of windows of 5 s.
 SHORTEST_ANALYSIS_S = 10.0
@@ -134,7 +136,8 @@ class RolloutSpec:
         """How long the old revision stays warm at 100 %."""
         if self.rollback_window_s >= 0:
             return self.rollback_window_s
-        return min(max(self.interval_s, maturity_s), LONGEST_WINDOW_S)
+        usual_s = BLUE_GREEN_WINDOW_S if self.blue_green is not None else self.interval_s
+        return min(max(usual_s, maturity_s), LONGEST_WINDOW_S)
 
     def analysis_s(self, length_s: float) -> float:
         """The length of a measurement in a step of that length: a fifth of a canary's interval, at 100 % too."""
