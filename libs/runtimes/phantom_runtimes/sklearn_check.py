@@ -152,7 +152,7 @@ def check_estimator(estimator: object) -> None:
     from sklearn.tree._tree import Tree
 
     for tree, features in _trees(estimator, Tree, None, set()):
-        _check_tree(tree, features)
+        check_tree(tree, features)
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
@@ -228,7 +228,8 @@ def _known_features(estimator: Any, outer: int | None) -> int | None:
     return own if outer is None else min(own, outer)
 
 
-def _check_tree(tree: Any, features: int) -> None:
+def check_tree(tree: Any, features: int) -> None:
+    """Raise Invalid `corrupt_model` where the arrays of a scikit-learn tree point outside it or its features."""
     left, right = tree.children_left.astype(np.int64), tree.children_right.astype(np.int64)
     count = len(left)
     if count < 1 or len(tree.value) != count or len(tree.feature) != count:

@@ -12,6 +12,7 @@ from phantom_runtimes.xgboost_check import parse_json
 from phantom_scanner import archives, kinds, npy, opinion, secrets, structure, texts
 from phantom_scanner.limits import Limits
 from phantom_scanner.pickles import stream
+from phantom_scanner.pickles.machine import Seen
 from phantom_scanner.report import Finding, Report, ScanType, Severity, unassessed
 from phantom_scanner.texts import Text
 from phantom_scanner.unpacking import UnpackError, decompress
@@ -125,6 +126,7 @@ class _Inspection:
                 )
         self.report.notes += outcome.notes
         for seen in outcome.seen:
+            self._trees(seen, prefix)
             for offset, raw in seen.boosters:
                 self._sound(structure.check_booster, raw, f"{prefix}booster at byte {offset}: ")
                 self._secrets(self._texts(raw, kinds.kind(raw)), f"{prefix}booster at byte {offset}: ")
@@ -137,6 +139,19 @@ class _Inspection:
         findings, notes = opinion.beside(data, not outcome.complaints)
         self.report.add(findings, self.limits.findings)
         self.report.notes += notes
+
+    def _trees(self, seen: Seen, prefix: str) -> None:
+        for offset, tree in seen.trees:
+            try:
+                structure.check_tree(tree)
+            except Invalid as error:
+                self.found(
+                    f"structure.{error.code}",
+                    "structure",
+                    "high",
+                    f"{prefix}tree at byte {offset}",
+                    error.message,
+                )
 
     def _archive(self, data: bytes, form: str, prefix: str, depth: int) -> None:
         reader = archives.read_tar if form == "tar" else archives.read_zip

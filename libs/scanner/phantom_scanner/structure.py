@@ -3,12 +3,15 @@ none: it is then made up of what the model says of itself."""
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from phantom_contracts.schema import Feature, ModelSchema
 from phantom_runtimes import onnx_check, sklearn_check, ubj, xgboost_check
 from phantom_runtimes.errors import Invalid
 from phantom_scanner import onnx_trees
+from phantom_scanner.pickles.arrays import array_of
+from phantom_scanner.pickles.values import Made, MalformedError
 
 MAX_FEATURES = 1_000_000
 
@@ -35,6 +38,27 @@ def check_onnx(raw: bytes, schema: ModelSchema | None) -> None:
     features = (Feature(name="x"),)
     onnx_check.check(raw, schema or ModelSchema(features=features, task="regression"))
     onnx_trees.check(raw)
+
+
+def check_tree(tree: Made) -> None:
+    """Invalid unless a pickled scikit-learn tree's nodes lead nowhere but into it."""
+    state = tree.state if isinstance(tree.state, dict) else {}
+    try:
+        nodes, values = array_of(state.get("nodes")), array_of(state.get("values"))
+    except MalformedError as error:
+        raise Invalid("corrupt_model", f"a tree's arrays cannot be read: {error}") from error
+    names = ("left_child", "right_child", "feature", "threshold")
+    if (
+        nodes.dtype.names is None
+        or not set(names) <= set(nodes.dtype.names)
+        or state.get("node_count") != len(nodes)
+    ):
+        raise Invalid("corrupt_model", "a tree's nodes are not scikit-learn's, or not as many as it says")
+    left, right, feature, threshold = (nodes[name] for name in names)
+    arrays = SimpleNamespace(
+        children_left=left, children_right=right, feature=feature, threshold=threshold, value=values
+    )
+    sklearn_check.check_tree(arrays, int(tree.args[0]) if tree.args and isinstance(tree.args[0], int) else 0)
 
 
 def check_skops(raw: bytes) -> None:

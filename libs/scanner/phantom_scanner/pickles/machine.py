@@ -16,6 +16,7 @@ from phantom_scanner.pickles.allowlist import is_known_bad, kind_of
 from phantom_scanner.pickles.values import Made, MalformedError, Name, bytes_of, dtype_of
 
 _Unpickler: Any = pickle._Unpickler  # type stubs know little of it
+TREE = "sklearn.tree._tree.Tree"
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _WRAPPER_KEYS = frozenset(
     ["subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"]
@@ -62,6 +63,7 @@ class Seen:
     texts: list[tuple[int, str | bytes | bytearray]] = field(default_factory=list)
     pairs: list[tuple[int, str, str | bytes]] = field(default_factory=list)
     boosters: list[tuple[int, bytes]] = field(default_factory=list)  # XGBoost documents inside
+    trees: list[tuple[int, Made]] = field(default_factory=list)  # scikit-learn's, with their states
     wrappers: int = 0
     end: int = 0  # where the stream ended
 
@@ -225,8 +227,10 @@ class Machine(_Unpickler):  # type: ignore[misc]
             if isinstance(part, dict):
                 self._remember(part.items())
                 self._booster(target, part)
+        if str(target.of) == TREE:
+            self.seen.trees.append((self.offset, target))
         if str(target.of) == WRAPPER:
-            self._wrapper(target, state)
+            self._wrapper(state)
 
     def _booster(self, target: Made, state: dict[Any, Any]) -> None:
         handle = bytes_of(state.get("handle"))
@@ -290,7 +294,7 @@ class Machine(_Unpickler):  # type: ignore[misc]
     def foreign_buffer(self) -> None:
         raise pickle.UnpicklingError("a buffer outside of the file is needed")
 
-    def _wrapper(self, wrapper: Made, state: Any) -> None:
+    def _wrapper(self, state: Any) -> None:
         """joblib: an array's bytes follow the BUILD of its wrapper."""
         self.seen.wrappers += 1
         if not self._is_joblib:
@@ -306,9 +310,9 @@ class Machine(_Unpickler):  # type: ignore[misc]
         dtype = dtype_of(state["dtype"])
         if dtype.has_object:
             self._inner_stream()
+            self.stack[-1] = Made(Name("numpy", "ndarray"), (state,))
         else:
-            self._skip_array(state, dtype.itemsize)
-        self.stack[-1] = Made(Name("numpy", "ndarray"), (wrapper,))
+            self.stack[-1] = Made(Name("numpy", "ndarray"), (state, self._array_bytes(state, dtype.itemsize)))
 
     def _inner_stream(self) -> None:
         inner = Machine(self._file, self._framework, self.seen, is_joblib=False)
@@ -317,7 +321,8 @@ class Machine(_Unpickler):  # type: ignore[misc]
         if self.seen.wrappers != before:
             self.complain("pickle.nested", "an array's wrapper inside an array of objects")
 
-    def _skip_array(self, state: dict[str, Any], itemsize: int) -> None:
+    def _array_bytes(self, state: dict[str, Any], itemsize: int) -> bytes:
+        """What joblib would fill the array with."""
         shape = state["shape"]
         if not isinstance(shape, tuple) or not all(type(each) is int and each >= 0 for each in shape):
             raise MalformedError(f"{self.place}: an array has the shape {shape!r:.60}")
@@ -338,7 +343,7 @@ class Machine(_Unpickler):  # type: ignore[misc]
         left = self._size - self._file.tell()
         if size > left:
             raise MalformedError(f"{self.place}: an array of {size} bytes, but {left} bytes are left")
-        self._file.seek(size, io.SEEK_CUR)
+        return self._file.read(size)
 
 
 Machine.dispatch.update(

@@ -5,11 +5,14 @@
 
 import copy
 import json
+import pickle
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from phantom_scanner.tests.conftest import dumped_by_joblib
 
 FEATURES = 5
 
@@ -258,3 +261,40 @@ def test_what_onnxs_own_checker_accepts_is_refused_here(ensemble, look):
 def test_a_file_of_another_framework_than_registered_fails(booster, look):
     report = look(bytes(booster.save_raw("ubj")), "onnx")
     assert [each.id for each in report.findings] == ["structure.wrong_format"]
+
+
+TREE_DAMAGE = {
+    "child beyond the tree": ("left_child", 9_999),
+    "child below zero": ("right_child", -7),
+    "child is the root": ("left_child", 0),
+    "one child only": ("right_child", -1),
+    "feature beyond the last": ("feature", 77),
+    "threshold that is no number": ("threshold", float("nan")),
+}
+
+
+@pytest.mark.parametrize("what", TREE_DAMAGE)
+@pytest.mark.parametrize("form", ["2", "4", "5", "joblib", "joblib zlib"])
+def test_a_damaged_tree_inside_of_a_pickled_model_is_refused(what, form, look):
+    # scikit-learn loads such a tree, and reads foreign memory when it predicts.
+    from sklearn.tree import DecisionTreeClassifier
+
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(200, FEATURES))
+    model = DecisionTreeClassifier(max_depth=3).fit(rows, rows[:, 0] + rows[:, 1] > 0)
+    assert look(pickled(model, form)).verdict == "pass"
+    name, value = TREE_DAMAGE[what]
+    state = model.tree_.__getstate__()
+    state["nodes"] = state["nodes"].copy()
+    state["nodes"][name][0] = value
+    model.tree_.__setstate__(state)
+    report = look(pickled(model, form))
+    found = [each for each in report.findings if each.scan == "structure"]
+    assert found, what
+    assert found[0].location.startswith("tree at byte ")
+
+
+def pickled(model, form):
+    if form.startswith("joblib"):
+        return dumped_by_joblib(model, ("zlib", 3) if "zlib" in form else 0)
+    return pickle.dumps(model, protocol=int(form))
