@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +37,7 @@ def environment(people: People, run_id: str) -> str:
 def dataset(studio: Studio, run_id: str) -> str:
     """300 rows with what was true of them, registered by path."""
     features, labels = models.data(77)
-    path = Path(studio.file("held-out.csv"))
+    path = studio.stack.datasets / f"held-out-{run_id}.csv"
     with path.open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["amount", "hour", "was_high"])

@@ -81,6 +81,13 @@ class Stack:
         public = encode_public_key(private.public_key())
         return SigningKey(hashlib.sha256(public.encode()).hexdigest()[:16], private)
 
+    @property
+    def datasets(self) -> Path:
+        """Where pipelines read datasets from."""
+        folder = self.data_dir / "datasets"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def logs(self) -> str:
         """Every log, for a search."""
         files = [*self.data_dir.glob("logs/*.log"), *self.data_dir.glob("replicas/*.log")]

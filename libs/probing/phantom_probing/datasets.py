@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from phantom_contracts.schema import Feature, ModelSchema
-from phantom_platform.errors import Invalid, NotFound, Refused, Unsupported, Violation
+from phantom_platform.errors import Invalid, Violation
+from phantom_probing.dataset_files import Access, Dataset, Table, table_of
 from phantom_probing.rows import Column, Numbers, Rows
 
-MAX_BYTES = 256 << 20
 MAX_VIOLATIONS = 20
 """Bad cells that an error names."""
-
-FORMATS = (".parquet", ".csv", ".jsonl")
-
-Table = dict[str, list[Any]]
-"""Columns of equal length; None or an empty text where a value is missing."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """As it is registered."""
-
-    name: str
-    version: str
-    uri: str
-    digest: str  # sha256:<64 hex> of the file's bytes
-
-    def __str__(self) -> str:
-        return f"dataset {self.name} {self.version}"
 
 
 @dataclass(frozen=True)
@@ -70,20 +46,17 @@ class Labelled:
 def read(
     dataset: Dataset,
     schema: ModelSchema,
+    access: Access,
     expected_column: str = "",
     id_column: str = "",
-    max_bytes: int = MAX_BYTES,
 ) -> Labelled:
     """The dataset's rows. Blocking, and in memory as a whole.
 
     What is right stands in `expected_column`, else in the schema's outcome field: a class label, or a value that the
-    outcome's mapping names. Ids are the rows' numbers, from 1, where no column holds them. Raises Unsupported
-    `dataset_uri_unsupported` and `dataset_format_unsupported`, NotFound `dataset_file_missing`, Refused
-    `dataset_too_large`, Invalid `dataset_digest_mismatch`, `dataset_unreadable`, `dataset_column_missing`,
-    `dataset_empty`, and `dataset_rows_invalid`, which names rows and columns.
+    outcome's mapping names. Ids are the rows' numbers, from 1, where no column holds them. Raises what `table_of` does,
+    and Invalid `dataset_column_missing`, `dataset_empty`, and `dataset_rows_invalid`, which names rows and columns.
     """
-    path = path_of(dataset)
-    table = _parse(dataset, path, _content(dataset, path, max_bytes))
+    table = table_of(dataset, access)
     count = len(next(iter(table.values()), ()))
     if not count:
         raise Invalid(f"{dataset} has no rows", code="dataset_empty")
@@ -106,119 +79,6 @@ def read(
         )
     ids = [_text(value) for value in table[id_column]] if id_column else [str(n + 1) for n in range(count)]
     return Labelled(Rows(columns, count), ids, expected, dataset.digest)
-
-
-def path_of(dataset: Dataset) -> Path:
-    """Where the file is. Unsupported `dataset_uri_unsupported` for anything but files of this machine."""
-    parts = urlsplit(dataset.uri)
-    if dataset.uri.startswith("/"):
-        return Path(dataset.uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return Path(unquote(parts.path))
-    raise Unsupported(
-        f"{dataset} is registered at {dataset.uri!r:.200}, which cannot be read here: only file:///absolute/path or "
-        "an absolute path; register a new version of it by path",
-        code="dataset_uri_unsupported",
-        dataset=dataset.name,
-        uri=dataset.uri,
-    )
-
-
-def _content(dataset: Dataset, path: Path, max_bytes: int) -> bytes:
-    """The file's bytes, which are then parsed: nobody can change them after the check."""
-    if path.suffix.lower() not in FORMATS:
-        raise Unsupported(
-            f"{dataset} is a file {path.name!r}; read are {', '.join(FORMATS)}",
-            code="dataset_format_unsupported",
-        )
-    try:
-        if not path.is_file():
-            raise FileNotFoundError
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise NotFound(
-            f"{dataset} is registered at {path}, and there is no such file on the machine that evaluates",
-            code="dataset_file_missing",
-            path=str(path),
-        ) from None
-    except OSError as error:
-        raise Refused(
-            f"{dataset} at {path} cannot be read: {error.strerror}", code="dataset_unreadable"
-        ) from error
-    if len(content) > max_bytes:
-        raise Refused(
-            f"{dataset} at {path} is larger than {max_bytes} bytes; register a smaller sample of it",
-            code="dataset_too_large",
-        )
-    found = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    if found != dataset.digest:
-        raise Invalid(
-            f"{dataset} is registered with {dataset.digest}, but the bytes of {path} have {found}: the file has "
-            "changed, or the digest was taken of other content (its rows, an archive, its source) and not of this "
-            "file; register a new version with the file itself",
-            code="dataset_digest_mismatch",
-            expected=dataset.digest,
-            found=found,
-        )
-    return content
-
-
-def _parse(dataset: Dataset, path: Path, content: bytes) -> Table:
-    read_format: dict[str, Callable[[bytes], Table]] = {
-        ".csv": _csv,
-        ".jsonl": _json_lines,
-        ".parquet": _parquet,
-    }
-    try:
-        return read_format[path.suffix.lower()](content)
-    except ImportError as error:
-        raise Unsupported(
-            f"{dataset} is a parquet file, which needs pyarrow: {error}", code="dataset_format_unsupported"
-        ) from error
-    except (ValueError, OSError, csv.Error) as error:  # pyarrow raises subclasses of the first two
-        raise Invalid(f"{dataset} at {path} cannot be parsed: {error}", code="dataset_unreadable") from error
-
-
-def _csv(content: bytes) -> Table:
-    """UTF-8 with a header line."""
-    lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-    header = next(lines, [])
-    if not header or len(set(header)) != len(header):
-        raise ValueError("its first line must name every column once")
-    found: list[list[str]] = []
-    for row in lines:
-        if row and len(row) != len(header):
-            raise ValueError(f"line {lines.line_num} has {len(row)} values, the header {len(header)}")
-        if row:
-            found.append(row)
-    return {name: [row[place] for row in found] for place, name in enumerate(header)}
-
-
-def _json_lines(content: bytes) -> Table:
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = orjson.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no JSON object")
-        found.append(row)
-    names = dict.fromkeys(name for row in found for name in row)
-    return {name: [row.get(name) for row in found] for name in names}
-
-
-def _parquet(content: bytes) -> Table:
-    # Here, as it takes 40 MB of every process that imports it.
-    from pyarrow import BufferReader, parquet
-
-    table = parquet.read_table(BufferReader(content))
-    if len(set(table.column_names)) != len(table.column_names):
-        raise ValueError("it has two columns of one name")
-    return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def _check_columns(

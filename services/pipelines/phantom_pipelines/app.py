@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from phantom_platform.lifecycle import Application, Task
 from phantom_platform.postgres import Database, OutboxRelay
 from phantom_platform.rpc import control_channel
 from phantom_platform.service import ServiceContext
+from phantom_probing.dataset_files import Access
 from phantom_probing.scratch import ScratchSettings
 
 
@@ -64,7 +66,14 @@ def _laboratory(
         runtime=settings.model_runtime,
         ready_timeout_s=settings.ready_timeout_s,
     )
-    return Laboratory(scratch, registry, GrpcArtifactTokens(channel))
+    return Laboratory(
+        scratch, registry, GrpcArtifactTokens(channel), Access(_dataset_roots(context, settings))
+    )
+
+
+def _dataset_roots(context: ServiceContext, settings: PipelinesSettings) -> tuple[Path, ...]:
+    """The folder that is there for it, and what the operator adds."""
+    return (context.data_dir / "datasets", *map(Path, filter(None, settings.dataset_roots.split(os.pathsep))))
 
 
 def _cases(

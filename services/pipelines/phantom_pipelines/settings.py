@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from phantom_contracts.launch import Runtime
@@ -46,6 +47,11 @@ class PipelinesSettings(BaseSettings):
         description="host:port of a gateway's gRPC door, for test suites; empty: the first one of the stack that runs "
         "from the data directory, else 127.0.0.1:8001",
     )
+    dataset_roots: str = Field(
+        default="",
+        description="further folders, as in PATH, that registered datasets are read from, besides <data dir>/datasets: "
+        "whoever may register a dataset can have any .csv, .jsonl or .parquet file below them read",
+    )
     advisories: Path | None = Field(
         default=None, description="JSON file of OSV records: known-bad versions for dependency checks"
     )
@@ -73,3 +79,11 @@ class PipelinesSettings(BaseSettings):
     warm_up_s: float = Field(
         default=2.0, ge=0, le=600, description="s of calls before throughput is measured"
     )
+
+    @field_validator("dataset_roots")
+    @classmethod
+    def _are_absolute(cls, value: str) -> str:
+        for each in filter(None, value.split(os.pathsep)):
+            if not Path(each).is_absolute():
+                raise ValueError(f"{each!r} is no absolute path; folders are parted by {os.pathsep!r}")
+        return value

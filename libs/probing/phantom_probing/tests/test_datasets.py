@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,10 @@ import pytest
 
 from phantom_contracts.schema import Feature, ModelSchema, Outcome
 from phantom_platform.errors import Invalid, NotFound, PhantomError, Refused, Unsupported
-from phantom_probing.datasets import Dataset, read
+from phantom_probing.bounds import Bounds
+from phantom_probing.dataset_files import Access, Dataset
+from phantom_probing.datasets import Labelled
+from phantom_probing.datasets import read as read_with
 
 SCHEMA = ModelSchema(
     features=(
@@ -38,6 +43,14 @@ JSON_LINES = """{"id": "a", "amount": 1.5, "hour": 3, "night": true, "channel": 
 def registered(path: Path, content: str | bytes) -> Dataset:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return Dataset("checks", "1", path.as_uri(), f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
+
+
+def read(
+    dataset: Dataset, schema: ModelSchema, expected_column: str = "", id_column: str = "", **more: Any
+) -> Labelled:
+    """From anywhere, unless told otherwise."""
+    access = Access(more.pop("roots", (Path("/"),)), Bounds(**more))
+    return read_with(dataset, schema, access, expected_column, id_column)
 
 
 def as_parquet(path: Path) -> bytes:
@@ -146,6 +159,35 @@ def test_another_digest_says_that_it_may_have_been_taken_of_other_content(tmp_pa
     error = code_of(Dataset("checks", "1", str(path), f"sha256:{'0' * 64}"))
     assert error.code == "dataset_digest_mismatch"
     assert "other content" in error.message
+    real = hashlib.sha256(CSV.encode()).hexdigest()
+    assert real not in error.message + str(error.fields), "it tells about bytes that the caller may not know"
+
+
+def test_only_files_below_the_roots_are_read(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "datasets", tmp_path / "datasets-of-others"
+    inside.mkdir()
+    outside.mkdir()
+    secret = registered(outside / "secret.csv", CSV)
+    error = code_of(secret, roots=(inside,))
+    assert (type(error), error.code) == (Refused, "dataset_outside_roots")
+    assert str(inside) in error.message
+    assert "PHANTOM_PIPELINES_DATASET_ROOTS" in error.message
+    (inside / "link.csv").symlink_to(outside / "secret.csv")
+    (inside / "circle.csv").symlink_to(inside / "circle.csv")
+    for uri in (
+        str(inside / "link.csv"),
+        str(inside / "circle.csv"),
+        f"{inside}/../datasets-of-others/secret.csv",
+        f"file://{inside}/%2e%2e/datasets-of-others/secret.csv",
+        str(outside / "is-it-there.csv"),
+    ):
+        found = code_of(Dataset("checks", "1", uri, secret.digest), roots=(inside,))
+        assert found.code == "dataset_outside_roots", uri
+    assert read(secret, SCHEMA, roots=(inside, outside)).rows.count == 3
+    (tmp_path / "elsewhere").symlink_to(inside)
+    linked = registered(tmp_path / "elsewhere" / "mine.csv", CSV)
+    assert read(linked, SCHEMA, roots=(inside,)).rows.count == 3
+    assert read(linked, SCHEMA, roots=(tmp_path / "elsewhere",)).rows.count == 3
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
@@ -155,7 +197,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     assert code_of(Dataset("checks", "1", str(folder), "sha256:0")).code == "dataset_file_missing"
     assert code_of(registered(tmp_path / "a.xlsx", "x")).code == "dataset_format_unsupported"
-    large = code_of(registered(tmp_path / "a.csv", CSV), max_bytes=10)
+    large = code_of(registered(tmp_path / "a.csv", CSV), size=10)
     assert (type(large), large.code) == (Refused, "dataset_too_large")
     assert code_of(registered(tmp_path / "c.csv", "amount,hour,night,actual_fraud\n")).code == "dataset_empty"
     assert code_of(registered(tmp_path / "d.csv", "")).code == "dataset_unreadable"
@@ -166,6 +208,69 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     assert broken.code == "dataset_unreadable"
     assert "line 2" in broken.message
     assert code_of(registered(tmp_path / "f.jsonl", "[1]\n")).code == "dataset_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("ending", "bounds"),
+    [
+        ("csv", {"rows": 2}),
+        ("csv", {"columns": 5}),
+        ("csv", {"cells": 17}),
+        ("csv", {"row_commas": 4}),
+        ("jsonl", {"rows": 2}),
+        ("jsonl", {"columns": 5}),
+        ("jsonl", {"cells": 17}),
+        ("jsonl", {"line": 50}),
+        ("parquet", {"rows": 2}),
+        ("parquet", {"columns": 5}),
+        ("parquet", {"cells": 17}),
+        ("parquet", {"unpacked": 100}),
+    ],
+)
+def test_more_than_is_read_is_refused_with_the_limit(
+    tmp_path: Path, ending: str, bounds: dict[str, int]
+) -> None:
+    contents: dict[str, Any] = {"csv": CSV, "jsonl": JSON_LINES}
+    content = contents[ending] if ending in contents else as_parquet(tmp_path / "made.parquet")
+    error = code_of(registered(tmp_path / f"a.{ending}", content), **bounds)
+    assert (type(error), error.code) == (Refused, "dataset_too_large")
+    assert f"more than {next(iter(bounds.values()))} " in error.message
+
+
+def test_a_small_parquet_file_of_huge_columns_is_not_unpacked(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = 300_000
+    table = pa.table({"amount": pa.nulls(rows, pa.float64()), "hour": pa.array([1] * rows)})
+    parquet.write_table(table, tmp_path / "nulls.parquet")
+    one = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 10_000]))
+    parquet.write_table(pa.table({"channel": one}), tmp_path / "texts.parquet")
+    for name, words in (("nulls", "cells"), ("texts", "bytes of texts")):
+        content = (tmp_path / f"{name}.parquet").read_bytes()
+        assert len(content) < 100_000
+        tracemalloc.start()
+        error = code_of(registered(tmp_path / f"{name}-2.parquet", content), cells=500_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert error.code == "dataset_too_large"
+        assert words in error.message
+        assert peak < 50 << 20
+    assert pa.total_allocated_bytes() < 50 << 20
+    assert pa.default_memory_pool().max_memory() < 200 << 20, "the texts were made once for every row"
+
+
+def test_columns_of_lists_and_objects_are_left_out(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"amount": [1.0], "hour": [3], "night": [True], "y": ["fraud"], "tags": [["a", "b"]]})
+    parquet.write_table(table, tmp_path / "made.parquet")
+    packed = registered(tmp_path / "a.parquet", (tmp_path / "made.parquet").read_bytes())
+    line = '{"amount": 1.0, "hour": 3, "night": true, "y": "fraud", "tags": ["a", "b"]}'
+    for dataset in (packed, registered(tmp_path / "a.jsonl", line)):
+        assert read(dataset, SCHEMA, "y").expected == ["fraud"]
+        assert code_of(dataset, expected_column="tags").code == "dataset_column_missing"
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:

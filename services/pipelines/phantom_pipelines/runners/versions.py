@@ -18,6 +18,8 @@ from phantom_platform.errors import PhantomError, Refused
 from phantom_platform.telemetry import logs
 from phantom_probing import datasets
 from phantom_probing.client import Client, Target
+from phantom_probing.dataset_files import Access
+from phantom_probing.dataset_files import Dataset as DatasetFile
 from phantom_probing.datasets import Labelled
 from phantom_probing.scratch import ScratchSettings, Version, end_leftovers, running
 
@@ -42,18 +44,21 @@ class Tokens(Protocol):
 class Laboratory:
     """Runs versions away from every route. What is timed is timed one after the other: the machine is shared.
 
-    A part of the service: its start ends the model servers that a killed process left.
+    A part of the service: its start ends the model servers that a killed process left, and makes the first folder that
+    datasets are read from, which is the service's own.
     """
 
     name = "pipelines-laboratory"
 
-    def __init__(self, settings: ScratchSettings, registry: Registry, tokens: Tokens) -> None:
+    def __init__(self, settings: ScratchSettings, registry: Registry, tokens: Tokens, access: Access) -> None:
         self._settings = settings
+        self._access = access
         self._registry = registry
         self._tokens = tokens
         self.timing = asyncio.Lock()
 
     async def start(self) -> None:
+        await asyncio.to_thread(self._access.roots[0].mkdir, parents=True, exist_ok=True)
         await asyncio.to_thread(end_leftovers, self._settings.folder)
 
     async def stop(self) -> None:
@@ -108,8 +113,10 @@ class Laboratory:
     ) -> Labelled:
         """A registered dataset's rows (phantom_probing.datasets.read); without a version the newest's."""
         found = await self._registry.dataset(workspace, name, version)
-        registered = datasets.Dataset(found.name, found.version, found.uri, found.digest)
-        return await asyncio.to_thread(datasets.read, registered, schema, expected_column, id_column)
+        registered = DatasetFile(found.name, found.version, found.uri, found.digest)
+        return await asyncio.to_thread(
+            datasets.read, registered, schema, self._access, expected_column, id_column
+        )
 
     async def _token(self, workspace: str, digest: str) -> str:
         """None where governance is away: what is in the store needs none."""

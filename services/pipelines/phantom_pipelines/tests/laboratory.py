@@ -15,6 +15,7 @@ from phantom_pipelines.domain.values import Dataset, Endpoint, Json, Lineage, Mo
 from phantom_pipelines.runners.runner import Earlier, StageFacts
 from phantom_pipelines.runners.versions import Laboratory
 from phantom_platform.errors import NotFound
+from phantom_probing.dataset_files import Access
 from phantom_probing.scratch import ScratchSettings
 from phantom_probing.tests.conftest import FRAUD, PRICE, flights, keep, train
 
@@ -142,4 +143,4 @@ def make_versions(root: Path) -> Versions:
 
 def make_laboratory(versions: Versions, root: Path) -> Laboratory:
     settings = ScratchSettings(root / "scratch", versions.store, root / "downloads", ready_timeout_s=60)
-    return Laboratory(settings, versions, NoTokens())
+    return Laboratory(settings, versions, NoTokens(), Access((versions.store.parent,)))
