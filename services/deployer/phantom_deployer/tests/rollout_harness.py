@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from phantom_contracts import topics
 from phantom_contracts.events.base import Event
-from phantom_contracts.events.monitor import WindowPublished
+from phantom_contracts.events.monitor import Agreement, WindowPublished
 from phantom_deployer.bell import Bell
 from phantom_deployer.domain.rollouts.model import Rollout, Transition
 from phantom_deployer.domain.rollouts.spec import CanaryPlan, RolloutSpec, SuccessCriteria
@@ -80,8 +80,10 @@ class RolloutDeployer(Deployer):
 
     @classmethod
     async def serving(cls, database: Database) -> RolloutDeployer:
-        """Version 1.0.0 serves."""
-        made = cls(database, database.clock)  # type: ignore[arg-type]
+        """Version 1.0.0 serves. At a full minute, so that equal stories have equal windows."""
+        clock: Any = database.clock
+        clock.advance(-clock.now().timestamp() % 60)
+        made = cls(database, clock)
         await made.environment()
         made.gateways.join("g1")
         await made.deploy()
@@ -180,6 +182,12 @@ class RolloutDeployer(Deployer):
             if self.candidate and deployment.candidate_bp:
                 await self.monitor.window(
                     self.candidate, revision=deployment.candidate, arm="candidate", **place
+                )
+            if self.candidate and deployment.shadow:
+                agreed = Agreement(compared=self.candidate.requests, agreed=self.candidate.requests)
+                copies = {"decision": "shadow", "agreement": agreed}
+                await self.monitor.window(
+                    self.candidate, revision=deployment.shadow.revision, arm="shadow", **place, **copies
                 )
             if self.stable and deployment.candidate_bp < 10_000:
                 await self.monitor.window(self.stable, revision=deployment.stable, arm="control", **place)

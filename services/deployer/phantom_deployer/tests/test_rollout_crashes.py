@@ -101,7 +101,9 @@ async def rolls_on(deployer: RolloutDeployer) -> None:
 async def is_shadowed(deployer: RolloutDeployer) -> None:
     """Copies for nobody, until somebody ends it."""
     await begin(deployer, RolloutSpec("shadow", shadow=ShadowPlan(50.0)))
-    await deployer.surviving(lambda: deployer.until_step(0))
+    await deployer.surviving(
+        lambda: deployer.until(lambda each: each.shadow is not None and each.shadow.compared > 0)
+    )
     await command(deployer, "ann", "promote", None)
     await until(deployer, "succeeded")
 
