@@ -13,6 +13,7 @@ from phantom.pipelines.v1.pipeline_service_pb2_grpc import add_PipelineServiceSe
 from phantom_pipelines.bell import Bell
 from phantom_pipelines.containers.images import Workshop
 from phantom_pipelines.metrics import Metrics
+from phantom_pipelines.patience import Patience
 from phantom_pipelines.reconciler import Executor
 from phantom_pipelines.remotes import GrpcArtifactTokens, GrpcDeployer, GrpcRegistry
 from phantom_pipelines.rpc import SERVICE, PipelinesRpc
@@ -132,6 +133,7 @@ def build(context: ServiceContext, settings: PipelinesSettings) -> Application:
         Metrics(context.registry),
         bell,
         concurrency=settings.concurrency,
+        patience=Patience(settings.unavailable_attempts, settings.unavailable_s),
     )
     app.add(Task("pipelines-executor", executor.run))
     door = PipelinesRpc(

@@ -16,6 +16,7 @@ from typing import Protocol
 from phantom_pipelines.bell import Bell
 from phantom_pipelines.domain.values import Due
 from phantom_pipelines.metrics import Metrics
+from phantom_pipelines.patience import Outage, Patience
 from phantom_pipelines.runners.runner import Runner, StageResult
 from phantom_pipelines.service.progression import Ending, Job, Progression
 from phantom_pipelines.stage_run import StageRun
@@ -28,9 +29,9 @@ log = logs.get(__name__)
 Key = tuple[str, str]
 
 TICK_S = 1.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 FORGET_EVERY_S = 600.0
 ANSWERS_KEPT = timedelta(days=14)
+PATIENT = Patience()
 
 
 class Leases(Protocol):
@@ -54,8 +55,10 @@ class Executor:
         bell: Bell,
         *,
         concurrency: int = 16,
+        patience: Patience = PATIENT,
     ) -> None:
         self._concurrency = concurrency
+        self._patience = patience
         self._progression = progression
         self._runners = runners
         self._leases = leases
@@ -97,7 +100,8 @@ class Executor:
         if drive is None:
             if len(self._driving) >= self._concurrency and not due.is_cancelling:
                 return  # the oldest first; this one's turn comes when another one ends or waits
-            drive = Drive(key, self._progression, self._runners, self._clock, self._metrics)
+            outage = Outage(self._patience)
+            drive = Drive(key, self._progression, self._runners, self._clock, self._metrics, outage)
             self._driving[key] = drive
             self._metrics.driving.set(len(self._driving))
             drive.task = asyncio.create_task(self._drive(key, drive), name=f"execution:{key[1]}")
@@ -141,8 +145,10 @@ class Drive:
         runners: Mapping[str, Runner],
         clock: Clock,
         metrics: Metrics,
+        outage: Outage,
     ) -> None:
         self._key = key
+        self._outage = outage
         self._progression = progression
         self._runners = runners
         self._clock = clock
@@ -150,7 +156,6 @@ class Drive:
         self._stage: asyncio.Task[StageResult] | None = None
         self._is_interrupted = False
         self._is_cancelled = asyncio.Event()
-        self._pause_s = FIRST_PAUSE_S
         self.task: asyncio.Task[None] | None = None
 
     def interrupt(self) -> None:
@@ -177,11 +182,11 @@ class Drive:
             if outcome == "postponed":
                 await self._pause(job)
             else:
-                self._pause_s = FIRST_PAUSE_S
+                self._outage.over()
 
     async def _pause(self, job: Job) -> None:
         """Longer each time. An execution that is cancelled meanwhile does not wait for what it will not run."""
-        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, LONGEST_PAUSE_S)
+        pause_s = self._outage.pause_s()
         if job.kind == "undo":
             await asyncio.sleep(pause_s)
             return
@@ -203,7 +208,11 @@ class Drive:
         try:
             result = await self._uninterrupted(runner, run)
         except Unavailable as error:
-            await run.log(f"goes on later: {error.message}", "warning")
+            given_up = self._outage.add(self._clock.monotonic(), len(run.finished_checks))
+            if given_up:
+                result = StageResult(False, error.code, f"{error.message}; {given_up}")
+                return await self._finish(job, run, result)
+            await run.log(f"goes on later: {error.message}", "warning", once=f"postponed {error.code}")
             return "postponed"
         except Conflict as error:
             if error.code == "stale_attempt":
@@ -240,6 +249,12 @@ class Drive:
             self._stage = None
         if self._is_interrupted and (stage.cancelled() or stage.exception() is not None):
             return None  # however it took it: what it had begun is undone next
+        if stage.cancelled():
+            # By nobody here. Raised on, it would end this task, and the stage would be run again each second.
+            log.error("stage cancelled itself", action="stage_cancelled_itself", stage=run.facts.stage)
+            raise Unavailable(
+                "the stage's own task was cancelled, by nobody who may", code="stage_cancelled_itself"
+            )
         return stage.result()
 
     async def _finish(self, job: Job, run: StageRun, result: StageResult) -> str:
@@ -256,7 +271,10 @@ class Drive:
         try:
             done = await runner.undo(run) if runner is not None else ""
         except Unavailable as error:
-            await run.log(f"is taken back later: {error.message}", "warning")
+            # For as long as it takes: what it began would go on by itself.
+            await run.log(
+                f"is taken back later: {error.message}", "warning", once=f"undo postponed {error.code}"
+            )
             return "postponed"
         except Exception as error:
             log.error(

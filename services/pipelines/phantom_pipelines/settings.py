@@ -20,6 +20,14 @@ class PipelinesSettings(BaseSettings):
     concurrency: int = Field(
         default=16, ge=1, le=256, description="executions whose stages run at once; others wait, oldest first"
     )
+    unavailable_attempts: int = Field(
+        default=100, ge=1, description="attempts in a row at a stage while something that it needs is away"
+    )
+    unavailable_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="s of such attempts, after which the stage fails with the last reason",
+    )
     poll_s: float = Field(
         default=1.0, gt=0, le=60, description="s between two looks at a deployment or a rollout in progress"
     )

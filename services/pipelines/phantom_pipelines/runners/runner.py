@@ -95,8 +95,8 @@ class Runner(Protocol):
     async def run(self, stage: StageContext) -> StageResult:
         """To the end. A task that is cancelled (asyncio) ends what it started here and re-raises.
 
-        `Unavailable` is temporary: the stage is run again after a pause. Any other `PhantomError` fails the stage with
-        its code and message.
+        `Unavailable` is temporary: the stage is run again after a pause, a limited number of times. Any other
+        `PhantomError` fails the stage with its code and message.
         """
 
     async def undo(self, stage: StageContext) -> str:

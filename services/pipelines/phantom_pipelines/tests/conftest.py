@@ -22,7 +22,8 @@ from phantom.pipelines.v1.pipeline_service_pb2_grpc import (
 )
 from phantom_pipelines.bell import Bell
 from phantom_pipelines.metrics import Metrics
-from phantom_pipelines.reconciler import Executor
+from phantom_pipelines.patience import Patience
+from phantom_pipelines.reconciler import PATIENT, Executor
 from phantom_pipelines.rpc import SERVICE, PipelinesRpc
 from phantom_pipelines.runners.runner import Runner
 from phantom_pipelines.service import Executions, Pipelines, Progression, Suites, Testing
@@ -89,6 +90,7 @@ class Running:
         runners: Mapping[str, Runner] | None = None,
         progression: Progression | None = None,
         concurrency: int = 16,
+        patience: Patience = PATIENT,
     ) -> Task:
         """One more process's executor, with a session of its own; every type is the script's unless given."""
         leases = Leases(self.database)
@@ -103,6 +105,7 @@ class Running:
             Metrics(CollectorRegistry()),
             self.bell,
             concurrency=concurrency,
+            patience=patience,
         )
 
         async def live() -> None:
