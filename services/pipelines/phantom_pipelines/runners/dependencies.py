@@ -8,8 +8,8 @@ What fails:
   whatever they require);
 - with `require_advisories`, no list of known-bad versions, or one that is too old.
 
-What is only told: another major or minor version of the framework, of Python, or of a recorded package that is there.
-Recorded packages that are not there are not needed to serve.
+What is only told: another major or minor version of the framework, of Python, or of a recorded package that is there,
+and a recorded package that is not there: the model may need it, or only its training did.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def check(subject: Subject, runtime: Runtime, advisories: Advisories, is_require
     found = [
         *_python(recorded.pop("python", ""), runtime.python, subject.is_pickle),
         *_framework(subject.framework, recorded, runtime),
-        *_skews(recorded, runtime),
+        *_skews(subject.framework, recorded, runtime),
         *_known_bad(recorded, served_by(subject.framework, runtime), advisories),
     ]
     if is_required and advisories.unusable:
@@ -173,10 +173,13 @@ def _framework(framework: str, recorded: Mapping[str, str], runtime: Runtime) ->
         yield Finding("warning", names[0], "", provided, f"the version of {names[0]} was not recorded")
 
 
-def _skews(recorded: Mapping[str, str], runtime: Runtime) -> Iterable[Finding]:
+def _skews(framework: str, recorded: Mapping[str, str], runtime: Runtime) -> Iterable[Finding]:
     for name, version in sorted(recorded.items()):
         provided = _provided(name, runtime)
         if not provided:
+            if name not in FRAMEWORKS.get(framework, ()):  # of which more has been said
+                words = f"made with {name} {version}, which is not installed where it is served"
+                yield Finding("warning", name, version, "", words)
             continue
         mine, theirs = _parts(version), _parts(provided)
         if mine is None:

@@ -62,8 +62,17 @@ def test_a_pickle_needs_the_same_minor_version_of_python() -> None:
     assert "minor" in checked(recorded, "scikit-learn", is_pickle=True).failures[0].words
 
 
-def test_recorded_packages_that_are_not_needed_to_serve_are_left_alone() -> None:
-    assert checked({**RECORDED, "matplotlib": "3.0"}).findings == ()
+def test_a_recorded_package_that_is_not_there_is_a_warning() -> None:
+    found = checked({**RECORDED, "matplotlib": "3.0"})
+    assert found.failures == ()
+    (warning,) = found.findings
+    assert (warning.severity, warning.package, warning.recorded, warning.provided) == (
+        "warning",
+        "matplotlib",
+        "3.0",
+        "",
+    )
+    assert "matplotlib 3.0, which is not installed" in warning.words
 
 
 def osv(package: str, *events: dict[str, str], **more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from phantom_pipelines.runners.runner import StageResult
 from phantom_pipelines.runners.validation import ValidationRunner, ValidationSettings
 from phantom_pipelines.tests.fakes import Deployments
 from phantom_pipelines.tests.laboratory import (
+    DEPENDENCIES,
     MemoryStage,
     Versions,
     endpoint_of,
@@ -200,6 +201,20 @@ async def test_known_bad_versions_fail_and_a_missing_list_only_where_it_is_requi
     assert not bad.ok
     assert "GHSA-9" in bad.reason
     assert stage.finished["dependency_check"]["advisories"] == "1 advisories as of an unknown day"
+
+
+async def test_a_recorded_package_that_is_not_installed_is_told_in_result_and_log(
+    versions: Versions, tmp_path: Path
+) -> None:
+    before = versions.lineages["good"]
+    versions.lineages["good"] = Lineage((), {**DEPENDENCIES, "no-such-package": "1.0"})
+    try:
+        result, stage = await ran(versions, tmp_path, {"dependency_check": True})
+    finally:
+        versions.lineages["good"] = before
+    assert result.ok
+    (words,) = [each for each in stage.finished["dependency_check"]["warnings"] if "no-such-package" in each]
+    assert ("warning", f"dependency_check: {words}") in stage.lines
 
 
 async def test_a_version_that_cannot_be_served_fails_in_the_servers_words(
