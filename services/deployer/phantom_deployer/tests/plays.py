@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from phantom_deployer.domain.acknowledgement import Waiting
 from phantom_deployer.domain.rollouts import commands
-from phantom_deployer.domain.rollouts.model import Finding, Judgement, Rollout
+from phantom_deployer.domain.rollouts.model import Finding, Judgement, Rollout, Transition
 from phantom_deployer.domain.rollouts.spec import (
     RolloutSpec,
 )
@@ -34,6 +34,7 @@ class Play:
         self.actor = "ann"
         begin = commands.Begin("r-1", model("1.1.0"), spec, False, "s", "ann")
         self.rollout: Rollout
+        self.moves: list[Transition] = []
         self._take(commands.create(self.world.deployment, begin, self._around()))
 
     def _around(self) -> Around:
@@ -49,6 +50,7 @@ class Play:
     def _take(self, turn: Turn) -> Turn:
         self.world.deployment = turn.deployment
         self._publish()
+        self.moves.extend(turn.moves)
         self.rollout = settled(turn.rollout, len(self.versions))
         return turn
 

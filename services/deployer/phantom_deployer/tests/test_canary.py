@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phantom_deployer.domain.rollouts import commands, plan
-from phantom_deployer.domain.rollouts.model import Judgement
+from phantom_deployer.domain.rollouts.model import Finding, Judgement
 from phantom_deployer.domain.rollouts.spec import AutoRollback, CanaryPlan, RolloutSpec, SuccessCriteria
 from phantom_deployer.domain.rollouts.turn import Evidence
 from phantom_deployer.tests.builders import model
@@ -98,6 +98,78 @@ def test_a_step_that_has_not_passed_by_its_end_is_held_until_it_does() -> None:
     assert play.rollout.transitions == 3
     served(play, PASSED)
     assert (play.rollout.state, play.rollout.step) == ("progressing", 1)
+
+
+@pytest.mark.parametrize("word", ["not_enough_data", "not_enough_units", "not_comparable"])
+def test_a_step_that_is_not_decided_for_long_pauses_and_goes_on_by_itself(word: Any) -> None:
+    play = progressing()
+    verdict = Judgement(word, (Finding("error_rate", word, reason="nobody can tell"),))
+    served(play, NOT_ENOUGH)
+    served(play, verdict, 590)
+    assert (play.rollout.state, play.rollout.reason_code) == ("analysing", "not_enough_data")
+    served(play, verdict, 20)
+    assert (play.rollout.state, play.rollout.reason_code) == ("paused", word)
+    assert play.rollout.reason.endswith("error_rate: nobody can tell")
+    assert play.moves[-1].to_state == "paused"
+    before = play.rollout.transitions
+    served(play, verdict, 10_000)
+    assert play.rollout.transitions == before
+    served(play, PASSED, 5)
+    assert (play.rollout.state, play.rollout.reason_code) == ("progressing", "decided")
+    served(play, PASSED, 5)  # no second interval: the step's evidence passes as it is
+    assert (play.rollout.state, play.rollout.step) == ("progressing", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        (commands.resume, "progressing"),
+        (commands.promote, "progressing"),
+        (commands.roll_back, "rolling_back"),
+    ],
+)
+def test_a_person_decides_what_evidence_does_not(change: Any, state: str) -> None:
+    play = progressing()
+    served(play, NOT_ENOUGH)
+    served(play, NOT_ENOUGH, 600)
+    assert play.rollout.state == "paused"
+    step = play.rollout.step
+    play.do(change, *{commands.promote: (None,), commands.roll_back: ("",)}.get(change, ()))
+    assert play.rollout.state == state
+    assert play.rollout.step == step + (change is commands.promote)
+
+
+def test_a_clock_that_begins_anew_over_and_over_keeps_all_evidence_in_two_spans() -> None:
+    play = progressing()
+    first = play.rollout.spans[0]
+    for _ in range(20):
+        play.evidence = Evidence(unavailable="nobody says anything")
+        play.look(31)
+        assert play.rollout.state == "paused"
+        play.evidence = Evidence()
+        play.look(7)
+        assert play.rollout.state == "progressing"
+    assert len(play.rollout.spans) == 2
+    earlier, present = play.rollout.spans
+    assert (earlier.started_at, earlier.ended_at) == (first.started_at, present.started_at)
+    assert present.started_at == play.world.now
+    assert earlier.first_version == present.first_version == first.first_version
+
+
+def test_what_somebody_forgave_is_not_joined_with_what_counts() -> None:
+    play = progressing(canary(auto_rollback=AutoRollback(enabled=False)))
+    served(play, FAILED, 5)
+    play.do(commands.resume)
+    forgiven = play.rollout.spans[0]
+    for _ in range(3):
+        play.evidence = Evidence(unavailable="nobody says anything")
+        play.look(31)
+        play.evidence = Evidence()
+        play.look()
+    assert play.rollout.judged_from == 1
+    assert len(play.rollout.spans) == 3
+    assert play.rollout.spans[0] == forgiven
+    assert play.rollout.spans[1].started_at == forgiven.ended_at
 
 
 @pytest.mark.parametrize("seconds", [10.0, 70.0])
@@ -361,6 +433,38 @@ def test_an_approval_that_nobody_gave_in_time_ends_it() -> None:
     with pytest.raises(Refused) as refused:
         decide(play, "bob")
     assert refused.value.code == "approval_expired"
+
+
+def put_off(play: Play) -> None:
+    """Pauses and resumes, where that is allowed."""
+    if play.rollout.state == "waiting_for_approval":
+        with pytest.raises(Refused) as error:
+            play.do(commands.pause)
+        assert error.value.code == "waiting_for_approval"
+        return
+    play.do(commands.pause)
+    play.world.advance(30)
+    play.do(commands.resume)
+
+
+@pytest.mark.parametrize(
+    ("is_ready", "spec", "code"),
+    [
+        (True, canary(approval_required=True, approval_timeout_s=300), "approval_expired"),
+        (False, canary(ready_timeout_s=300), "candidate_not_ready"),
+    ],
+)
+def test_nobody_puts_off_what_is_due_before_traffic_by_pausing(
+    is_ready: bool, spec: RolloutSpec, code: str
+) -> None:
+    play = Play(spec)
+    play.up() if is_ready else play.world.step()
+    for _ in range(10):
+        play.look(50)
+        if not play.rollout.is_live:
+            break
+        put_off(play)
+    assert (play.rollout.state, play.rollout.reason_code) == ("failed", code)
 
 
 # -- other commands --------------------------------------------------------------------------------------------------

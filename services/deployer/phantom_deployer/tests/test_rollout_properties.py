@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phantom_deployer.domain.rollouts import commands
-from phantom_deployer.domain.rollouts.model import Judgement
+from phantom_deployer.domain.rollouts.model import Judgement, ShadowReport
 from phantom_deployer.domain.rollouts.spec import AutoRollback, CanaryPlan, RolloutSpec
 from phantom_deployer.domain.rollouts.step import look
 from phantom_deployer.domain.rollouts.turn import Evidence
@@ -22,8 +22,12 @@ HOLD = Judgement("not_enough_data")
 
 def seen(play: Play, verdict: Judgement, *, traffic: bool = True) -> None:
     later = play.world.now + timedelta(seconds=70)
+    compares = traffic and play.rollout.spec.strategy == "shadow"
     play.evidence = Evidence(
-        verdict=verdict, requests=500 * traffic, last_traffic_at=later if traffic else None
+        verdict=verdict,
+        requests=500 * traffic,
+        last_traffic_at=later if traffic else None,
+        shadow=ShadowReport(500, 0.98, 0.96, 0.99) if compares else None,
     )
     play.look(70)
 

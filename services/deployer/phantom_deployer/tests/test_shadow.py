@@ -108,6 +108,32 @@ def test_a_broken_limit_only_pauses_where_that_was_asked_for_and_a_person_can_en
     assert play.rollout.state == "failed"
 
 
+def test_a_shadow_whose_answers_were_never_compared_does_not_succeed() -> None:
+    play = copying(shadow(least=0))
+    play.evidence = Evidence(requests=500)
+    play.look(10)
+    with pytest.raises(Refused) as error:
+        play.do(commands.promote, None)
+    assert error.value.code == "nothing_compared"
+    play.look(80)
+    assert (play.rollout.state, play.rollout.reason_code) == ("failed", "nothing_compared")
+    assert play.route.shadow is None
+
+
+def test_too_few_copies_for_long_pause_a_shadow_until_there_are_enough() -> None:
+    play = copying(shadow(criteria=SuccessCriteria(minimum_requests=1000)))
+    play.evidence = replace(report(0.97, 0.99), verdict=Judgement("not_comparable"))
+    play.look(80)
+    assert play.rollout.state == "analysing"
+    play.look(600)
+    assert (play.rollout.state, play.rollout.reason_code) == ("paused", "not_enough_data")
+    assert "500 of 1,000 copies" in play.rollout.reason
+    play.evidence = replace(play.evidence, requests=1000)
+    play.look()
+    play.look()
+    assert play.rollout.state == "succeeded"
+
+
 def test_a_slower_shadow_is_reported_and_not_failed() -> None:
     slower = Judgement("fail", (Finding("latency_p95", "fail", reason="slower"),), "latency_p95")
     play = copying()

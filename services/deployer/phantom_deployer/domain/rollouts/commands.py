@@ -114,6 +114,13 @@ def pause(turn: Turn) -> None:
     _check_goes_on(turn)
     if turn.rollout.state == "paused" and turn.rollout.reason_code == "by_user":
         raise Refused(f"the rollout {turn.rollout.id} is paused already", code="rollout_paused")
+    # It has no traffic to hold, and who may approve it has until a certain time.
+    if turn.rollout.state == "waiting_for_approval":
+        raise Refused(
+            f"the rollout {turn.rollout.id} waits for an approval, and gets no traffic before; reject it, or leave it "
+            "undecided",
+            code="waiting_for_approval",
+        )
     turn.pause("by_user", f"paused by {turn.around.actor}")
 
 

@@ -19,8 +19,13 @@ VerdictWord = Literal[
 ENDED: frozenset[State] = frozenset({"succeeded", "rolled_back", "failed", "superseded"})
 # The candidate has, or may have, traffic: a failed judgement acts.
 WITH_TRAFFIC: frozenset[State] = frozenset({"progressing", "analysing", "promoting", "paused"})
+# Verdicts that hold a step; one that is held for too long pauses with its code, and goes on by itself once it passes.
+UNDECIDED = frozenset({"not_enough_data", "not_enough_units", "not_comparable"})
 # Pauses that end by themselves.
-SELF_ENDING = frozenset({"no_data", "metrics_unavailable"})
+SELF_ENDING = frozenset({"no_data", "metrics_unavailable"}) | UNDECIDED
+# A step is held so many of its lengths, and so long, s, whichever is longer, before it pauses.
+HELD_LENGTHS = 5
+HELD_S = 600.0
 WINDOW_S = 5
 
 
@@ -261,6 +266,11 @@ class Rollout:
     def step_length_s(self) -> float:
         """How long the step must last at least."""
         return self.window_s if self.bp == 10_000 else self.spec.interval_s
+
+    @property
+    def held_at_most_s(self) -> float:
+        """How long it may be `analysing`."""
+        return max(HELD_LENGTHS * self.step_length_s, HELD_S)
 
     @property
     def step_ends_at(self) -> datetime | None:

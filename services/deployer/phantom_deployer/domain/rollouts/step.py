@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from phantom_deployer.domain.deployment import Deployment
-from phantom_deployer.domain.rollouts.model import SELF_ENDING, WITH_TRAFFIC, Rollout, State
+from phantom_deployer.domain.rollouts.model import SELF_ENDING, UNDECIDED, WITH_TRAFFIC, Rollout, State
 from phantom_deployer.domain.rollouts.strategies import Strategy, of
 from phantom_deployer.domain.rollouts.turn import Around, Turn
 
@@ -77,8 +77,9 @@ def _pending(turn: Turn, strategy: Strategy) -> None:
 
 
 def _await_ready(turn: Turn) -> None:
+    """From its beginning on: a pause puts nothing off."""
     limit, rollout = turn.rollout.spec.ready_timeout_s, turn.rollout
-    if rollout.since is None or turn.now - rollout.since < timedelta(seconds=limit):
+    if turn.now - rollout.created_at < timedelta(seconds=limit):
         return
     replicas = turn.deployment.replicas_of(rollout.candidate)
     last = next((each.reason for each in replicas if each.reason), "")
@@ -135,16 +136,44 @@ def _running(turn: Turn, strategy: Strategy) -> None:
         turn.pause("metrics_unavailable", turn.evidence.unavailable)
         return
     strategy.advance(turn)
+    _stop_holding(turn, strategy)
+
+
+def _stop_holding(turn: Turn, strategy: Strategy) -> None:
+    """What cannot be judged for long, is said: somebody may have to do something about it."""
+    rollout = turn.rollout
+    limit = timedelta(seconds=rollout.held_at_most_s)
+    if turn.moves or rollout.state != "analysing" or _is_decided(turn, strategy):
+        return
+    if rollout.since is None or turn.now - rollout.since < limit:
+        return
+    code, words, verdict = rollout.reason_code, rollout.reason, turn.evidence.verdict
+    if strategy.acts_at_once and verdict is not None and verdict.verdict in UNDECIDED:
+        code, words = verdict.verdict, verdict.words
+    turn.pause(
+        code,
+        f"not decided {limit.total_seconds():g} s after the step's end; it goes on once it passes: {words}",
+    )
 
 
 def _paused(turn: Turn, strategy: Strategy) -> None:
     rollout, evidence = turn.rollout, turn.evidence
     if rollout.reason_code not in SELF_ENDING or evidence.unavailable:
         return
-    if rollout.reason_code == "metrics_unavailable":
+    if rollout.reason_code in UNDECIDED:
+        if _is_decided(turn, strategy):
+            turn.go_on_as_it_was("decided", "what could not be judged passes by now")
+    elif rollout.reason_code == "metrics_unavailable":
         turn.go_on("metrics_available", "what gateways served is known again; the step begins anew")
     elif evidence.last_traffic_at and rollout.since and evidence.last_traffic_at > rollout.since:
         turn.go_on("traffic", "the candidate has traffic again; the step begins anew")
+
+
+def _is_decided(turn: Turn, strategy: Strategy) -> bool:
+    """A failure has acted already; of a shadow, only the number of copies was waited for."""
+    if not strategy.acts_at_once:
+        return turn.evidence.requests >= turn.rollout.spec.criteria.minimum_requests
+    return turn.evidence.verdict is not None and turn.evidence.verdict.verdict == "pass"
 
 
 def _rolling_back(turn: Turn, strategy: Strategy) -> None:

@@ -134,6 +134,10 @@ class Turn:
         self.restart_clock()
         self.move(held, code, reason)
 
+    def go_on_as_it_was(self, code: str, reason: str) -> None:
+        """Out of a pause, in the middle of the step: all of its evidence counts."""
+        self.move(self.rollout.held or "progressing", code, reason)
+
     def end(self, state: State, code: str, reason: str, *, criterion: str = "") -> None:
         self.move(state, code, reason, criterion=criterion)
         self.close_span()
@@ -176,8 +180,25 @@ class Turn:
         if span is None or span.started_at is None:
             return
         self.close_span()
+        spans = self.rollout.spans
+        if self._continues_the_one_before():
+            whole = replace(spans[-2], ended_at=spans[-1].ended_at, last_version=spans[-1].last_version)
+            spans = (*spans[:-2], whole)
         again = replace(span, started_at=self.now)
-        self.rollout = replace(self.rollout, spans=(*self.rollout.spans, again))
+        self.rollout = replace(self.rollout, spans=(*spans, again))
+
+    def _continues_the_one_before(self) -> bool:
+        """Whether the last span only began its clock anew, so that both are one: however often that happens, a share
+        has two spans at most, and one more each time that somebody forgave a failure.
+        """
+        *_, before, span = (None, None, *self.rollout.spans)
+        if before is None or span is None or len(self.rollout.spans) - 2 < self.rollout.judged_from:
+            return False
+        return (before.step, before.bp, before.first_version) == (
+            span.step,
+            span.bp,
+            span.first_version,
+        ) and before.ended_at == span.started_at
 
     def forgive(self) -> None:
         """What was judged so far does not count any more."""
@@ -217,6 +238,16 @@ def settled(rollout: Rollout, route_version: int) -> Rollout:
         spans=spans,
         rollback_version=route_version if taken_back else rollout.rollback_version,
     )
+
+
+# A note of why the pilot could not take it on, as it was told: `<code>: <words>`.
+WAITS = "waits"
+
+
+def waiting_for(rollout: Rollout, why: str) -> Rollout:
+    """A look was refused for that reason, which holds until one is not; empty: nothing is in the way any more."""
+    notes = {name: text for name, text in rollout.notes.items() if name != WAITS}
+    return replace(rollout, notes=notes | {WAITS: why} if why else notes)
 
 
 def with_replay(rollout: Rollout, report: ReplayReport) -> Rollout:

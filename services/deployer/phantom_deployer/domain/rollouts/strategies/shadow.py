@@ -82,6 +82,12 @@ class Shadow:
                 "it, and begin a canary of the version",
                 code="candidate_is_shadow",
             )
+        if _broken_limit(turn) is None and not _compared(turn).compared:
+            raise Refused(
+                f"no answer of {turn.rollout.candidate} has been compared yet, so nothing is known of it; wait for "
+                "traffic, or roll it back",
+                code="nothing_compared",
+            )
         self._finish(turn, "by_user", f"ended by {turn.around.actor}")
 
     def _finish(self, turn: Turn, code: str, why: str) -> None:
@@ -101,19 +107,25 @@ def _broken_limit(turn: Turn) -> Finding | None:
 
 
 def _compare(turn: Turn, code: str, why: str) -> None:
-    report = turn.evidence.shadow or turn.rollout.shadow or ShadowReport()
+    report = _compared(turn)
     least = _plan(turn.rollout.spec).min_agreement
     words = (
         f"{why}; {report.compared:,} answers compared, {report.agreement:.4f} the same "
         f"(95 %: {report.agreement_lower:.4f} to {report.agreement_upper:.4f})"
     )
-    if least and report.agreement_upper < least:
+    if not report.compared:
+        turn.fail("nothing_compared", f"{words}; copies were answered, but none beside a caller's answer")
+    elif least and report.agreement_upper < least:
         turn.fail("agreement_below", f"{words}, below {least:g}", criterion="agreement")
     elif least and report.agreement_lower < least:
         turn.fail("agreement_unproven", f"{words}, not shown to be {least:g}", criterion="agreement")
     else:
         turn.remove(words)
         turn.end("succeeded", code, words)
+
+
+def _compared(turn: Turn) -> ShadowReport:
+    return turn.evidence.shadow or turn.rollout.shadow or ShadowReport()
 
 
 def _plan(spec: RolloutSpec) -> ShadowPlan:
