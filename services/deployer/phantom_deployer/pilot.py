@@ -25,6 +25,7 @@ TICK_S = 1.0
 # Looks of one rollout in a row: beginning, acknowledged, judged follow each other.
 MAX_LOOKS = 6
 COUNT_EVERY_S = 5.0
+EXPERIMENTS_UNKNOWN = "experiments_unknown"
 FORGET_EVERY_S = 60.0
 # Windows of endpoints without a live rollout are kept so long: they tell the error rate before one.
 WINDOWS_KEPT = timedelta(hours=2)
@@ -83,22 +84,32 @@ class Pilot:
             self._due = set(await self._piloting.live())
             self._waiting &= self._due
         for key in sorted(self._due, key=lambda each: each.rollout_id):
-            await self._look_safely(key)
+            await self.look_safely(key)
         await self._chores(now)
         await self._bell.heard(max(0.01, self._next_tick - self._clock.monotonic()))
         self._due = set(self._waiting)
 
-    async def _look_safely(self, key: RolloutKey) -> None:
+    async def look_safely(self, key: RolloutKey) -> None:
         """What goes wrong with one keeps no other waiting."""
         try:
             await self.look(key)
-        except Unavailable as error:
-            self._say(key, str(error))
-        except Refused as error:
-            self._say(key, f"cannot go on: {error}")
+        except (Refused, Unavailable) as error:
+            await self._say_safely(key, error)
         except Exception as error:
             log.error(
                 "look failed", action="look_failed", rollout=key.rollout_id, reason=str(error), exc_info=error
+            )
+
+    async def _say_safely(self, key: RolloutKey, error: Refused | Unavailable) -> None:
+        """In the log, and to who asks for the rollout; not where the database itself is away."""
+        self._say(key, str(error))
+        if isinstance(error, Unavailable) and error.code != EXPERIMENTS_UNKNOWN:
+            return
+        try:
+            await self._piloting.cannot_go_on(key, f"{error.code}: {error.message}")
+        except Unavailable as away:
+            log.warning(
+                "rollout cannot be told", action="rollout_wait", rollout=key.rollout_id, reason=str(away)
             )
 
     async def look(self, key: RolloutKey) -> None:

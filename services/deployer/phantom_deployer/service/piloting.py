@@ -7,7 +7,7 @@ from datetime import datetime
 
 from phantom_deployer.domain.rollouts.model import ReplayReport, Rollout
 from phantom_deployer.domain.rollouts.step import look
-from phantom_deployer.domain.rollouts.turn import Around, with_replay
+from phantom_deployer.domain.rollouts.turn import Around, waiting_for, with_replay
 from phantom_deployer.domain.values import RolloutKey
 from phantom_deployer.service.evidence import Evidences
 from phantom_deployer.service.moves import save
@@ -62,11 +62,20 @@ class Piloting:
                 evidence=evidence,
             )
             turn = look(current, deployment, around)
+            turn.rollout = waiting_for(turn.rollout, "")
             if turn.rollout == current and turn.deployment == deployment and not turn.facts:
                 return Looked(current, is_changed=False)
             rollout, _ = await save(work, deployment, current, turn, experiments=self._experiments)
         is_changed = bool(turn.moves) or rollout.spans != current.spans
         return Looked(rollout, is_changed, _rollback_s(current, rollout))
+
+    async def cannot_go_on(self, key: RolloutKey, why: str) -> None:
+        """For whoever asks how it stands, until a look goes through."""
+        async with self._store.transaction() as work:
+            await work.lock(key.workspace, key.deployment_id)
+            current = await work.rollout(key.workspace, key.rollout_id)
+            if current is not None and current.is_live:
+                await work.save_rollout(current, waiting_for(current, why), ())
 
     async def replayed(self, key: RolloutKey, report: ReplayReport) -> None:
         """What past requests through the candidate led to; the next look judges it. A second report changes nothing."""

@@ -10,7 +10,7 @@ from phantom_deployer.domain.rollouts import commands
 from phantom_deployer.domain.rollouts.model import Judgement, Rollout, Transition
 from phantom_deployer.domain.rollouts.spec import check, is_share
 from phantom_deployer.domain.rollouts.strategies import of
-from phantom_deployer.domain.rollouts.turn import Around, Turn
+from phantom_deployer.domain.rollouts.turn import WAITS, Around, Turn
 from phantom_deployer.domain.status import Look
 from phantom_deployer.domain.values import Call, Listed, Order, RolloutAnswer, RolloutOrder
 from phantom_deployer.service.deployments import check_is_the_same, locked
@@ -91,6 +91,8 @@ class Rollouts:
 
     def _waits_for(self, rollout: Rollout, deployment: Deployment) -> str:
         candidate, span = deployment.revision(rollout.candidate), rollout.span
+        if rollout.is_live and WAITS in rollout.notes:
+            return f"it cannot go on just now: {rollout.notes[WAITS]}"
         if rollout.state == "pending" and candidate is not None and not candidate.was_ready:
             return Look(deployment, self._clock.now(), self._acks.waiting).revision(candidate).reason
         version = 0

@@ -142,6 +142,29 @@ async def test_no_rollout_beside_an_experiment(deployer: RolloutDeployer) -> Non
         await deployer.create()
 
 
+@pytest.mark.parametrize("code", ["revision_in_experiment", "experiments_unknown"])
+async def test_what_keeps_a_rollout_from_going_on_is_told_until_it_goes_on(
+    deployer: RolloutDeployer, code: str
+) -> None:
+    rollout = await deployer.create()
+    await deployer.until_state("promoting")
+    deployer.experiments.uses = {rollout.stable: "exp-7"} if code == "revision_in_experiment" else None
+    with pytest.raises((Refused, Unavailable)) as error:
+        await deployer.until_state("succeeded")
+    assert error.value.code == code
+    (key,) = await deployer.live()
+    for _ in range(2):
+        await deployer.pilot.look_safely(key)
+    reason, _ = await deployer.rollouts.at_present(await deployer.rollout())
+    assert f"it cannot go on just now: {code}: " in reason
+    assert error.value.message in reason
+    deployer.experiments.uses = {}
+    ended = await deployer.until_state("succeeded")
+    reason, _ = await deployer.rollouts.at_present(ended)
+    assert "cannot go on" not in reason
+    assert ended.notes == {}
+
+
 async def test_a_second_rollout_is_refused_or_supersedes_and_never_are_there_two(
     deployer: RolloutDeployer,
 ) -> None:
