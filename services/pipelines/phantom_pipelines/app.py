@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import grpc
 from phantom.pipelines.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
 from phantom_pipelines.bell import Bell
 from phantom_pipelines.containers.images import Workshop
+from phantom_pipelines.containers.workroom import Workroom
 from phantom_pipelines.metrics import Metrics
 from phantom_pipelines.patience import Patience
 from phantom_pipelines.reconciler import Executor
 from phantom_pipelines.remotes import GrpcArtifactTokens, GrpcDeployer, GrpcRegistry
+from phantom_pipelines.retention import Kept, Retention
 from phantom_pipelines.rpc import SERVICE, PipelinesRpc
 from phantom_pipelines.runners.containerization import ContainerizationRunner
 from phantom_pipelines.runners.deployment import DeploymentRunner
@@ -125,8 +128,9 @@ def build(context: ServiceContext, settings: PipelinesSettings) -> Application:
         "testing": TestingRunner(registry, deployer, laboratory, cases, partial(find.suite, store.reads)),
     }
 
+    progression = Progression(store)
     executor = Executor(
-        Progression(store),
+        progression,
         runners,
         leases,
         context.clock,
@@ -135,7 +139,10 @@ def build(context: ServiceContext, settings: PipelinesSettings) -> Application:
         concurrency=settings.concurrency,
         patience=Patience(settings.unavailable_attempts, settings.unavailable_s),
     )
+    workroom = app.add(Workroom(context.data_dir / "pipelines"))
     app.add(Task("pipelines-executor", executor.run))
+    retention = Retention(progression, workroom, context.clock, _kept(settings))
+    app.add(Task("pipelines-retention", retention.run))
     door = PipelinesRpc(
         Pipelines(store),
         Executions(store, registry, deployer, bell.ring),
@@ -148,6 +155,13 @@ def build(context: ServiceContext, settings: PipelinesSettings) -> Application:
         )
     )
     return app
+
+
+def _kept(settings: PipelinesSettings) -> Kept:
+    return Kept(
+        executions=timedelta(days=settings.executions_kept_days),
+        contexts=timedelta(days=settings.contexts_kept_days),
+    )
 
 
 def _workshop(data_dir: Path, settings: PipelinesSettings) -> Workshop:

@@ -28,6 +28,12 @@ class PipelinesSettings(BaseSettings):
         gt=0,
         description="s of such attempts, after which the stage fails with the last reason",
     )
+    executions_kept_days: int = Field(
+        default=90, ge=1, description="days after its end that an execution, its stages and its log are kept"
+    )
+    contexts_kept_days: int = Field(
+        default=30, ge=1, description="days after the last execution's end that a build context is kept"
+    )
     poll_s: float = Field(
         default=1.0, gt=0, le=60, description="s between two looks at a deployment or a rollout in progress"
     )

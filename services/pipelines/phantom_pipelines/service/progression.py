@@ -107,3 +107,12 @@ class Progression:
         """Request ids older than `kept` are new again."""
         async with self._store.transaction() as tx:
             await tx.forget_answers(tx.now - kept)
+
+    async def forget_executions(self, kept: timedelta, limit: int) -> int:
+        """Delete some of those that ended longer ago, with all that was kept of them. How many."""
+        async with self._store.transaction() as tx:
+            return await tx.delete_executions(tx.now - kept, limit)
+
+    async def contexts_since(self, ended: datetime) -> set[str]:
+        """Digests of the build contexts of executions that have not ended, or ended after that."""
+        return await self._store.reads.contexts_since(ended)

@@ -22,7 +22,7 @@ LOG_LINES_SHOWN = 1000
 
 
 class Reads(AnswerReads):
-    """Reads of one workspace each, but for `due`."""
+    """Reads of one workspace each, but for `due` and `contexts_since`."""
 
     async def pipeline(self, workspace: str, name: str) -> Pipeline | None:
         """By id or by name."""
@@ -67,6 +67,14 @@ class Reads(AnswerReads):
             WHERE workspace = $1 AND execution_id = $2 AND stage = $3 ORDER BY finished_at, name"""
         found = await self._sql.fetch(sql, workspace, execution_id, stage)
         return {each["name"]: json.loads(each["answer"]) for each in found}
+
+    async def contexts_since(self, ended: datetime) -> set[str]:
+        """Of any workspace: digests of contexts that live executions have made, and those that ended after that."""
+        sql = """
+            SELECT DISTINCT answer ->> 'context_digest' AS digest
+            FROM checks JOIN executions USING (workspace, execution_id)
+            WHERE answer ? 'context_digest' AND (ended_at IS NULL OR ended_at >= $1)"""
+        return {each["digest"] for each in await self._sql.fetch(sql, ended)}
 
     async def log_lines(self, workspace: str, execution_id: str) -> dict[str, list[LogLine]]:
         """Stage → its newest lines, in order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 
 from phantom_contracts import topics
 from phantom_contracts.events.base import Event
@@ -127,6 +128,20 @@ class Writes(Reads, AnswerWrites):
             WHERE workspace = $1 AND execution_id = $2 AND name = $3"""
         changed = [new for old, new in zip(before.stages, after.stages, strict=True) if old != new]
         await self._tx.executemany(sql, [(*key, each.name, *rows.from_stage(each)) for each in changed])
+
+    async def delete_executions(self, ended_before: datetime, limit: int) -> int:
+        """The oldest of any workspace, with their stages, checks and lines. How many."""
+        sql = """
+            SELECT workspace, execution_id FROM executions WHERE ended_at < $1
+            ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED"""
+        found = await self._tx.fetch(sql, ended_before, limit)
+        keys = ([each["workspace"] for each in found], [each["execution_id"] for each in found])
+        for table in ("log_lines", "checks", "stages", "executions"):
+            sql = f"""
+                DELETE FROM {table} WHERE (workspace, execution_id) IN
+                (SELECT * FROM unnest($1::text[], $2::text[]))"""  # noqa: S608  # our own constants
+            await self._tx.execute(sql, *keys)
+        return len(found)
 
     # -- what a running stage leaves behind ------------------------------------
 
