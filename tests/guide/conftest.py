@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,16 +17,17 @@ from phantom_ml_studio import Environments
 @pytest.fixture(scope="session")
 def studio(request: pytest.FixtureRequest, collector: Collector) -> Iterator[Studio]:
     """The guide's model in two versions, 2.1.0 in production, and a staging environment."""
-    folder = Path(tempfile.mkdtemp(prefix="phantom-guide-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PHANTOM_TEST_STACK", raising=False)
         with running_stack(collector.address, lambda: request.session.testsfailed > 0) as stack:
+            # Where the service may read the data that are registered in it.
+            folder = stack.data_dir / "datasets" / "guide"
+            folder.mkdir(parents=True)
             people = make_people(stack)
             made = Studio(stack, people.admin, people.engineer, people.reviewer, folder)
             _register(made)
             yield made
             people.close()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _register(studio: Studio) -> None:

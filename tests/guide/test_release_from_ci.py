@@ -48,7 +48,7 @@ class Runner:
 def runner(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """With the suite that the steps name."""
     folder = tmp_path_factory.mktemp("checkout")
-    studio.registry.register_dataset("ci_cases", "1.0", cases_file(folder / "cases.csv", 9))
+    studio.registry.register_dataset("ci_cases", "1.0", cases_file(studio.folder / "cases.csv", 9))
     with suppress(AlreadyExists):
         TestSuites(studio.engineer.client).create("integration_tests", "ci_cases", max_cases=100)
     return Runner(studio, folder)

@@ -203,7 +203,11 @@ class ModelRegistry:
         metadata: Mapping[str, Any] | None = None,
         request_id: str | None = None,
     ) -> values.Dataset:
-        """Register a dataset by its content: the digest of `path`, or one that you computed."""
+        """Register a dataset by its content: the digest of `path`, or one that you computed.
+
+        Pipelines and test suites read the file at its `uri` where the platform runs, below the folders that it may
+        read (`datasets` in its data directory, `PHANTOM_PIPELINES_DATASET_ROOTS`).
+        """
         if (path is None) == (not digest):
             raise Invalid("give a path or a digest, not both", code="dataset_content")
         request = rpc.RegisterDatasetRequest(
