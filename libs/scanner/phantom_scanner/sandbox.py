@@ -5,17 +5,18 @@ child crashes, runs out or answers nonsense, the report says `not_assessed`, whi
 """
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from phantom_contracts.schema import ModelSchema
 from phantom_runtimes.formats import FRAMEWORKS
+from phantom_scanner.children import end, read
 from phantom_scanner.limits import Limits
 from phantom_scanner.report import Report, unassessed
 
@@ -24,12 +25,18 @@ _MAX_REPORT = 16 * 1024 * 1024
 
 
 def scan(
-    path: Path, *, framework: str = "", schema: ModelSchema | None = None, limits: Limits | None = None
+    path: Path,
+    *,
+    framework: str = "",
+    schema: ModelSchema | None = None,
+    limits: Limits | None = None,
+    is_stopped: Callable[[], bool] = bool,
 ) -> Report:
     """The report of the file, whatever it does to its reader. FileNotFoundError where there is no file.
 
     `framework` ("" for any) narrows what a pickle may name; ValueError for one that has no runtime. `schema` lets the
-    structure be held against the model's declared features.
+    structure be held against the model's declared features. Once `is_stopped` says so, from any thread, the scan ends
+    within half a second, and nothing is assessed.
     """
     limits = limits or Limits()
     if framework and framework not in FRAMEWORKS:
@@ -43,39 +50,35 @@ def scan(
         "limits": asdict(limits),
     }
     with tempfile.TemporaryDirectory(prefix="phantom-scan-") as folder:
-        return _run(path.name, json.dumps(order), limits, folder)
+        return _run(path.name, json.dumps(order), limits, folder, is_stopped)
 
 
-def _run(name: str, order: str, limits: Limits, folder: str) -> Report:
+def _run(name: str, order: str, limits: Limits, folder: str, is_stopped: Callable[[], bool]) -> Report:
     search = json.dumps([entry for entry in sys.path if entry and Path(entry).is_absolute()])
-    process = subprocess.Popen(  # noqa: S603  # this interpreter and our own module
-        [sys.executable, "-I", "-c", _CHILD, search],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TMPDIR": folder},
-        cwd=folder,
-        start_new_session=True,
-    )
+    with tempfile.TemporaryFile() as question:
+        question.write(order.encode())
+        question.seek(0)
+        process = subprocess.Popen(  # noqa: S603  # this interpreter and our own module
+            [sys.executable, "-I", "-c", _CHILD, search],
+            stdin=question,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TMPDIR": folder},
+            cwd=folder,
+            start_new_session=True,
+        )
     try:
-        out, err = process.communicate(order.encode(), timeout=limits.wall_s)
-    except subprocess.TimeoutExpired:
-        return unassessed(name, f"the scan took longer than {limits.wall_s:g} s")
+        out, err, why = read(process, limits.wall_s, _MAX_REPORT, is_stopped)
     finally:
-        _end(process)
+        end(process)
+    if why:
+        return unassessed(name, why)
     if process.returncode != 0:
         return unassessed(name, f"the scan {_ended(process.returncode)}: {_last_line(err)}")
     try:
-        return Report.from_dict(json.loads(out[:_MAX_REPORT]))
+        return Report.from_dict(json.loads(out))
     except (ValueError, TypeError, KeyError) as error:
         return unassessed(name, f"the scan answered no report ({type(error).__name__})")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The child and whatever it may have started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def _ended(code: int) -> str:

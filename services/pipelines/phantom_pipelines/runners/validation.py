@@ -21,6 +21,7 @@ from phantom_pipelines.domain.configs.validation import ValidationConfig
 from phantom_pipelines.domain.values import Endpoint, Json
 from phantom_pipelines.runners import dependencies, provided
 from phantom_pipelines.runners.runner import StageContext, StageFacts, StageResult
+from phantom_pipelines.runners.scans import Scans
 from phantom_pipelines.runners.versions import Laboratory, Registry, schema_of
 from phantom_platform.errors import NotFound, Refused
 from phantom_probing import apart, measure, quality
@@ -31,7 +32,6 @@ from phantom_probing.replay_report import Limits
 from phantom_probing.rows import Rows, invented
 from phantom_runtimes.errors import Invalid as UnknownFormat
 from phantom_runtimes.formats import sniff
-from phantom_scanner import scan
 
 ROWS_A_CALL = 512
 MAX_FINDINGS = 50
@@ -76,6 +76,7 @@ class ValidationRunner:
         self._deployments = deployments
         self._laboratory = laboratory
         self._settings = settings
+        self._scans = Scans()
         self._checks: dict[str, Check] = {
             "security_scan": self._security_scan,
             "dependency_check": self._dependency_check,
@@ -111,9 +112,7 @@ class ValidationRunner:
     async def _security_scan(self, subject: Subject) -> Json:
         facts = subject.stage.facts
         async with self._laboratory.artifact(facts.workspace, facts.model) as path:
-            report = await asyncio.to_thread(
-                scan, path, framework=facts.model.framework, schema=subject.schema_or_none()
-            )
+            report = await self._scans.scan(path, facts.model.framework, subject.schema_or_none())
         if report.sha256 and f"sha256:{report.sha256}" != facts.model.digest:
             words = f"the file has sha256 {report.sha256}, and {facts.model.digest} was registered"
             return {"verdict": FAIL, "reason": words}
