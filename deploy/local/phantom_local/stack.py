@@ -109,6 +109,8 @@ def control_child(layout: Layout, settings: StackSettings, kafka: str, postgres:
         "PHANTOM_POSTGRES_DSN": postgres,
         # The one control process: where it runs, no process with older code is left.
         "PHANTOM_RUN_POST_MIGRATIONS": "true",
+        # It starts other programs and never goes on in a forked copy: gRPC need not stop its threads at each start.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
     }
     return _python_child(("control", "phantom_local.control"), layout, env, settings.control_ports)
 
