@@ -153,6 +153,25 @@ class Pilot:
         if now >= self._next_forget:
             self._next_forget = now + FORGET_EVERY_S
             await self._piloting.forget_windows(self._clock.now() - WINDOWS_KEPT)
+            await self.fold()
+
+    async def fold(self) -> None:
+        """Final windows of long rollouts, one an hour from then on. What goes wrong with one keeps no other waiting."""
+        for key in await self._piloting.live():
+            try:
+                async with self._leases.lease(f"rollout/{key.rollout_id}") as is_ours:
+                    if is_ours:
+                        await self._piloting.fold(self._clock, key)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.error(
+                    "fold failed",
+                    action="fold_failed",
+                    rollout=key.rollout_id,
+                    reason=str(error),
+                    exc_info=error,
+                )
 
 
 def _waits_for_gateways(rollout: Rollout) -> bool:

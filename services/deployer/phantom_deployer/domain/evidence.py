@@ -11,6 +11,10 @@ from phantom_deployer.domain.rollouts.model import WINDOW_S, Rollout, Span
 
 # Blocks of a span at most: a longer one is cut into longer blocks.
 MOST_BLOCKS = 512
+# A window changes with its labels, which count up to a day after maturity; an hour more, for what is on its way.
+FINAL_AFTER = timedelta(hours=25)
+# Final windows are merged by so much.
+FOLD = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,18 @@ class Window:
     is_complete: bool = True
     requests: int = 0
     failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Windows of a revision in a span, merged."""
+
+    start: datetime
+    length_s: int
+    # The first one of the span.
+    route_version: int
+    revision: str
+    window: Window
 
 
 @dataclass(frozen=True, slots=True)

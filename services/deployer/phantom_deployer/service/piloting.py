@@ -10,8 +10,10 @@ from phantom_deployer.domain.rollouts.step import look
 from phantom_deployer.domain.rollouts.turn import Around, waiting_for, with_replay
 from phantom_deployer.domain.values import RolloutKey
 from phantom_deployer.service.evidence import Evidences
+from phantom_deployer.service.folding import fold
 from phantom_deployer.service.moves import save
 from phantom_deployer.service.ports import Acknowledged, Experiments, Store
+from phantom_platform.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ class Piloting:
             current = await work.rollout(key.workspace, key.rollout_id)
             if current is not None and current.is_live and current.replay is None:
                 await work.save_rollout(current, with_replay(current, report), ())
+
+    async def fold(self, clock: Clock, key: RolloutKey) -> int:
+        """Merge windows that are final, while nobody looks at the rollout; returns how many hours."""
+        return await fold(self._store, clock, key)
 
     async def forget_windows(self, before: datetime) -> None:
         async with self._store.transaction() as work:

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from phantom_contracts.schema import ModelSchema, Outcome
 from phantom_deployer.domain.rollouts.spec import CanaryPlan, RolloutSpec, SuccessCriteria, check
+from phantom_deployer.service import Evidences
 from phantom_deployer.tests.builders import model, schema
 from phantom_deployer.tests.hand_monitor import Traffic
 from phantom_deployer.tests.rollout_harness import ENDPOINT, RolloutDeployer, canary
@@ -467,6 +468,46 @@ async def test_windows_are_kept_as_long_as_a_rollout_is_judged_by_them(deployer:
     await deployer.until_state("succeeded")
     await deployer.piloting.forget_windows(deployer.clock.now())
     assert await kept() == 0
+
+
+async def test_final_windows_of_a_long_rollout_become_one_an_hour_with_the_same_sums(
+    deployer: RolloutDeployer,
+) -> None:
+    async def kept() -> int:
+        sql = "SELECT count(*) FROM evidence_windows WHERE workspace = $1"
+        return int(await deployer.database.fetchval(sql, deployer.workspace))
+
+    await deployer.create(canary(10, 40))
+    await deployer.until(lambda each: each.reason_code == "target_reached")
+    for _ in range(30):
+        await deployer.round()
+    (key,) = await deployer.live()
+    rollout, before = await deployer.rollout(), await kept()
+    known = await deployer.evidences.of(rollout)
+    assert await deployer.piloting.fold(deployer.clock, key) == 0  # labels may change them
+    deployer.clock.advance(26 * 3600)
+    await deployer.monitor.closed(deployer.clock.now())
+    await deployer.pilot.fold()
+    assert before > 50
+    assert await kept() <= 2 * 2 * len(rollout.spans)
+    for evidences in (deployer.evidences, Evidences(deployer.store.reads, deployer.clock)):
+        folded = await evidences.of(rollout)
+        assert folded.figures.requests == known.figures.requests
+        assert folded.figures.latency_p95_ms == pytest.approx(known.figures.latency_p95_ms)
+        assert known.verdict is not None
+        assert folded.verdict is not None
+        assert folded.requests == known.requests
+        for one, other in zip(folded.verdict.findings, known.verdict.findings, strict=True):
+            assert (one.criterion, one.verdict, one.count) == (other.criterion, other.verdict, other.count)
+            assert one.estimate == pytest.approx(other.estimate)
+    first = rollout.spans[0].evidence_from
+    assert first is not None
+    place = {"route_version": rollout.spans[0].first_version, "start": first, "revision_no": 9}
+    await deployer.monitor.window(Traffic(9000), revision=rollout.candidate, arm="candidate", **place)
+    assert (
+        await deployer.evidences.of(rollout)
+    ).figures.requests == known.figures.requests  # counted already
+    assert await deployer.piloting.fold(deployer.clock, key) == 0
 
 
 async def test_what_was_merged_once_is_what_a_fresh_deployer_merges(deployer: RolloutDeployer) -> None:
