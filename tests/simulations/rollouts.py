@@ -241,8 +241,9 @@ def row(result: dict[str, Any]) -> str:
     bound = {True: "kept", False: "**broken**", None: "reported only"}[result["holds"]]
     criteria = ", ".join(f"{name} {count}" for name, count in result["criteria"].items())
     return (
-        f"| {result['scenario']} | {result['rolled_back']:,} | {share:.2f} % ({low:.2f} to {high:.2f}) | {bound} | "
-        f"{criteria} | {100 * result['held_share_of_looks']:.0f} % |\n"
+        f"| {result['scenario']} | {result['rolled_back']:,} of {result['rollouts']:,} | "
+        f"{share:.2f} % ({low:.2f} to {high:.2f}) | {bound} | {criteria} | "
+        f"{100 * result['held_share_of_looks']:.0f} % |\n"
     )
 
 
