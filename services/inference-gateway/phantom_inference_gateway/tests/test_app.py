@@ -121,7 +121,8 @@ async def test_it_joins_serves_acknowledges_logs_and_leaves(kafka_bootstrap, tmp
             assert (kinds[0], kinds[-1]) == ("GatewayJoined", "GatewayLeft")
 
             def calls(found):
-                batches = [predictions.PredictionBatch.FromString(each.value) for each in found]
+                ours = [each.value for each in found if each.key == f"default/{endpoint}".encode()]
+                batches = [predictions.PredictionBatch.FromString(each) for each in ours]
                 return [each for batch in batches if batch.boot_id == boot_id for each in batch.request_ids]
 
             logged = await records(kafka_bootstrap, topics.PREDICTIONS, lambda found: len(calls(found)) >= 3)
