@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from harness import models, oip
-from harness.kafka import upstream, wait_for
+from harness.kafka import headers_of, upstream, wait_for
 from harness.waiting import eventually
 from phantom_contracts import topics
 from phantom_contracts.events.monitor import WindowPublished
@@ -76,6 +76,8 @@ def newest_windows(records: list[object], endpoint: str) -> list[WindowPublished
     """The highest revision_no of each window of an endpoint."""
     newest: dict[tuple[object, ...], WindowPublished] = {}
     for record in records:
+        if headers_of(record)["ce_type"] != WindowPublished.type:
+            continue
         window = WindowPublished.model_validate(json.loads(record.value))  # type: ignore[attr-defined]
         if window.endpoint != endpoint:
             continue
