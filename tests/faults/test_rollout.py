@@ -32,10 +32,6 @@ CANARY: dict[str, Any] = {
     # The models' outcomes are not reported here.
     "success_criteria": {"minimum_requests": 100, "quality_margin": False, "compare_latency": False},
 }
-BLUE_GREEN: dict[str, Any] = {
-    "rollback_window_minutes": 0.1,
-    "success_criteria": {"minimum_requests": 20, "quality_margin": False},
-}
 # A measurement that no healthy revision could pass: each answer takes longer than a microsecond.
 BAD = CANARY | {
     "success_criteria": {"minimum_requests": 100, "quality_margin": False, "latency_p95_threshold": 0.001}
@@ -54,20 +50,14 @@ def endpoint(bench: Bench) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "config", "end"),
-    [
-        ("canary", CANARY, "succeeded"),
-        ("canary", BAD, "rolled_back"),
-        ("blue_green", BLUE_GREEN, "succeeded"),
-    ],
-    ids=["promoted", "rolled back", "blue-green"],
+    ("config", "end"), [(CANARY, "succeeded"), (BAD, "rolled_back")], ids=["promoted", "rolled back"]
 )
 def test_killed_at_every_transition_it_ends_as_if_nothing_had_happened(
-    bench: Bench, endpoint: str, strategy: str, config: dict[str, Any], end: str
+    bench: Bench, endpoint: str, config: dict[str, Any], end: str
 ) -> None:
     books = bench.books(endpoint)
     with bench.traffic(endpoint) as traffic:
-        ended = _killed_at_each_transition(bench, endpoint, strategy, config)
+        ended = _killed_at_each_transition(bench, endpoint, config)
         eventually(lambda: _is_settled(bench, endpoint), "its replicas", 60)
         traffic.advance(100)
     assert ended.state == end, ended.reason
@@ -80,9 +70,9 @@ def test_killed_at_every_transition_it_ends_as_if_nothing_had_happened(
     assert _last_on_the_wrong_revision(traffic, ended, end) <= ended.route_version
 
 
-def _killed_at_each_transition(bench: Bench, endpoint: str, strategy: str, config: dict[str, Any]) -> Rollout:
+def _killed_at_each_transition(bench: Bench, endpoint: str, config: dict[str, Any]) -> Rollout:
     rollouts = Rollouts(bench.people.engineer.client)
-    made = rollouts.create(MODEL, NEW, strategy=strategy, config=config, deployment_id=endpoint)
+    made = rollouts.create(MODEL, NEW, config=config, deployment_id=endpoint)
     killed_at = 0
     while True:
         rollout = eventually(
