@@ -13,6 +13,7 @@ import numpy as np
 RELATIVE_ACCURACY = 0.005
 SMALLEST = 1e-9  # below this a value counts as zero
 LARGEST = 1e15
+P95_MINIMUM = 73  # below so many values a p95 says nothing: n > z² q / (1 - q) at 95 %
 
 
 class LatencySketch:
@@ -92,6 +93,10 @@ class LatencySketch:
     def count_above(self, edge: int) -> int:
         """How many values lie in bins above the bin `edge`: an exact count, the same edge in every sketch."""
         return int(self._bins[max(0, edge + 1 - self._first) :].sum())
+
+    def p95(self) -> float | None:
+        """The 95th percentile, as `quantile` gives it; None below the least count that supports one."""
+        return self.quantile(0.95) if self.count >= P95_MINIMUM else None
 
     def to_dict(self) -> dict[str, Any]:
         """A compact form for JSON: the occupied bins, each index as the distance from the one before."""

@@ -8,7 +8,6 @@ from typing import Any, cast
 from phantom.deployer.v1 import rollout_pb2 as pb
 from phantom_deployer.converters import to_timestamp
 from phantom_deployer.domain.rollouts.model import (
-    Finding,
     Judgement,
     ReplayReport,
     Rollout,
@@ -31,6 +30,7 @@ from phantom_deployer.domain.rollouts.spec import (
     StrategyName,
     SuccessCriteria,
 )
+from phantom_statistics.rollouts import Finding
 
 
 def to_spec(spec: pb.RolloutSpec) -> RolloutSpec:

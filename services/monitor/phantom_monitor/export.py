@@ -13,13 +13,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from phantom_contracts import metrics as catalogue
 from phantom_monitor.domain.answers import SHADOW
 from phantom_monitor.domain.counts import WINDOW_S, WindowCounts, WindowKey
-from phantom_monitor.domain.figures import P95_MINIMUM
 from phantom_monitor.store import PostgresPredictions, PostgresWindows
 from phantom_monitor.values import StoredWindow
 from phantom_platform.clock import Clock
 from phantom_platform.errors import Unavailable
 from phantom_platform.telemetry import logs
 from phantom_statistics.intervals import wilson
+from phantom_statistics.latency import P95_MINIMUM
 
 log = logs.get(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from phantom_deployer.domain.acknowledgement import Waiting
 from phantom_deployer.domain.rollouts import commands
-from phantom_deployer.domain.rollouts.model import Finding, Judgement, Rollout, Transition
+from phantom_deployer.domain.rollouts.model import Judgement, Rollout, Transition
 from phantom_deployer.domain.rollouts.spec import (
     RolloutSpec,
 )
@@ -14,6 +14,7 @@ from phantom_deployer.domain.rollouts.step import look
 from phantom_deployer.domain.rollouts.turn import Around, Evidence, Turn, settled
 from phantom_deployer.domain.routing import Route, desired_route
 from phantom_deployer.tests.builders import World, created, model
+from phantom_statistics.rollouts import Finding
 
 OLD, NEW = "fraud-prod.1", "fraud-prod.2"
 FAILED = Judgement(

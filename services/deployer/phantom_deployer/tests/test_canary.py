@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from phantom_deployer.domain.rollouts import commands, plan
-from phantom_deployer.domain.rollouts.model import Finding, Judgement
+from phantom_deployer.domain.rollouts.model import Judgement
 from phantom_deployer.domain.rollouts.spec import AutoRollback, CanaryPlan, RolloutSpec, SuccessCriteria
 from phantom_deployer.domain.rollouts.turn import Evidence
 from phantom_deployer.tests.builders import model
 from phantom_deployer.tests.plays import FAILED, NEW, OLD, PASSED, Play
 from phantom_platform.errors import Forbidden, Refused
+from phantom_statistics.rollouts import Finding
 
 NOT_ENOUGH = Judgement("not_enough_data")
 

@@ -8,7 +8,7 @@ import pytest
 
 from phantom_deployer.domain import rollout as mechanics
 from phantom_deployer.domain.rollouts import commands
-from phantom_deployer.domain.rollouts.model import Finding, Judgement
+from phantom_deployer.domain.rollouts.model import Judgement
 from phantom_deployer.domain.rollouts.spec import (
     RollingPlan,
     RolloutSpec,
@@ -17,6 +17,7 @@ from phantom_deployer.domain.rollouts.spec import (
 from phantom_deployer.domain.rollouts.turn import Evidence
 from phantom_deployer.tests.plays import FAILED, NEW, OLD, PASSED, Play
 from phantom_platform.errors import Invalid, Refused
+from phantom_statistics.rollouts import Finding
 
 
 def rolling(surge: int = 0, unavailable: int = 0, **changes: object) -> RolloutSpec:

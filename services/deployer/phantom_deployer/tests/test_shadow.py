@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from phantom_deployer.domain.rollouts import commands
-from phantom_deployer.domain.rollouts.model import Finding, Judgement, ShadowReport
+from phantom_deployer.domain.rollouts.model import Judgement, ShadowReport
 from phantom_deployer.domain.rollouts.spec import (
     AutoRollback,
     RolloutSpec,
@@ -18,6 +18,7 @@ from phantom_deployer.domain.rollouts.spec import (
 from phantom_deployer.domain.rollouts.turn import Evidence
 from phantom_deployer.tests.plays import FAILED, NEW, OLD, Play
 from phantom_platform.errors import Refused
+from phantom_statistics.rollouts import Finding
 
 
 def shadow(least: float = 0.9, duration_s: float = 60, **changes: object) -> RolloutSpec:

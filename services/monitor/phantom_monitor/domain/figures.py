@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from phantom_monitor.domain.counts import WindowCounts
 from phantom_statistics.intervals import wilson
 
-# Below this many values a p95 says nothing: n > z² q / (1 - q) at 95 %.
-P95_MINIMUM = 73
-
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -40,7 +37,7 @@ def figures(counts: WindowCounts) -> Figures:
     return Figures(
         error_rate=counts.failed_attempts / counts.attempts if counts.attempts else None,
         latency_p50_ms=latency.quantile(0.5),
-        latency_p95_ms=latency.quantile(0.95) if latency.count >= P95_MINIMUM else None,
+        latency_p95_ms=latency.p95(),
         latency_count=latency.count,
         labelled=labelled,
         label_coverage=labelled / counts.rows if counts.rows else None,

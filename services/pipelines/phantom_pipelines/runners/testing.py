@@ -15,8 +15,8 @@ from typing import Protocol
 from phantom_pipelines.domain.configs.testing import TestingConfig
 from phantom_pipelines.domain.suites import Suite
 from phantom_pipelines.domain.values import Endpoint, Json, ModelVersion
+from phantom_pipelines.runners.checks import FAIL, NOT_ASSESSED, PASS, finite, tell
 from phantom_pipelines.runners.runner import CaseRunner, StageContext, StageFacts, StageResult, SuiteOrder
-from phantom_pipelines.runners.validation import FAIL, NOT_ASSESSED, PASS, finite
 from phantom_pipelines.runners.versions import Laboratory, Registry, schema_of
 from phantom_platform.errors import DeadlineExceeded, NotFound, Refused
 from phantom_probing.comparison import Comparison, compare
@@ -74,11 +74,11 @@ class TestingRunner:
             return await self._compare(facts, config, suite, before)
 
         found = {"suite": await stage.check("suite", run_suite)}
-        await _tell(stage, "suite", found["suite"])
+        await tell(stage, "suite", found["suite"])
         await stage.progress(0.5 if config.performance_degradation is not None else 1.0)
         if config.performance_degradation is not None:
             found["performance"] = await stage.check("performance", run_comparison)
-            await _tell(stage, "performance", found["performance"])
+            await tell(stage, "performance", found["performance"])
         return _result(found, endpoint)
 
     async def undo(self, stage: StageContext) -> str:
@@ -223,13 +223,6 @@ def _compared(found: Comparison, other: ModelVersion) -> Json:
             for name in unsure
         ],
     }
-
-
-async def _tell(stage: StageContext, name: str, found: Json) -> None:
-    level = {FAIL: "error", NOT_ASSESSED: "warning"}.get(found["verdict"], "info")
-    await stage.log(f"{name}: {found['verdict']}: {found['reason']}", level, once=name)
-    for words in found.get("warnings", ()):
-        await stage.log(f"{name}: {words}", "warning", once=f"{name} {words}"[:200])
 
 
 def _result(found: dict[str, Json], endpoint: Endpoint) -> StageResult:

@@ -7,19 +7,19 @@ that failed are told; only what the security scan objects to is not run at all.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from phantom_contracts.schema import ModelSchema
 from phantom_pipelines.domain.configs.deployment import Replay
 from phantom_pipelines.domain.configs.validation import ValidationConfig
 from phantom_pipelines.domain.values import Endpoint, Json
 from phantom_pipelines.runners import dependencies, provided
+from phantom_pipelines.runners.checks import FAIL, NOT_ASSESSED, PASS, finite, tell
 from phantom_pipelines.runners.runner import StageContext, StageFacts, StageResult
 from phantom_pipelines.runners.scans import Scans
 from phantom_pipelines.runners.versions import Laboratory, Registry, schema_of
@@ -36,8 +36,6 @@ from phantom_runtimes.formats import sniff
 ROWS_A_CALL = 512
 MAX_FINDINGS = 50
 """Of a scan that are kept with the stage."""
-
-PASS, FAIL, NOT_ASSESSED = "pass", "fail", "not_assessed"
 
 
 class Deployments(Protocol):
@@ -93,7 +91,7 @@ class ValidationRunner:
             subject = Subject(stage, config, self._laboratory, stack)
             for number, name in enumerate(config.checks):
                 found[name] = await stage.check(name, partial(self._one, name, subject))
-                await _tell(stage, name, found[name])
+                await tell(stage, name, found[name])
                 await stage.progress((number + 1) / len(config.checks))
                 if name == "security_scan" and found[name]["verdict"] == FAIL:
                     break
@@ -328,13 +326,6 @@ def _is_pickle(path: Path) -> bool:
         return False
 
 
-async def _tell(stage: StageContext, name: str, found: Json) -> None:
-    level = {FAIL: "error", NOT_ASSESSED: "warning"}.get(found["verdict"], "info")
-    await stage.log(f"{name}: {found['verdict']}: {found['reason']}", level, once=name)
-    for words in found.get("warnings", ()):
-        await stage.log(f"{name}: {words}", "warning", once=f"{name} {words}"[:200])
-
-
 def _result(config: ValidationConfig, found: dict[str, Json]) -> StageResult:
     failed = [name for name, each in found.items() if each["verdict"] == FAIL]
     result: Json = {"checks": {name: each["verdict"] for name, each in found.items()}}
@@ -352,12 +343,3 @@ def _result(config: ValidationConfig, found: dict[str, Json]) -> StageResult:
 def _config(facts: StageFacts) -> ValidationConfig:
     assert isinstance(facts.config, ValidationConfig)  # the type decides the runner
     return facts.config
-
-
-def finite(value: Any) -> Any:
-    """JSON has no infinity: None instead."""
-    if isinstance(value, dict):
-        return {name: finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

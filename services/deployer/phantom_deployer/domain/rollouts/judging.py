@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from phantom_contracts.schema import ModelSchema
-from phantom_deployer.domain.rollouts.model import Figures, Finding, Judgement, Rollout
+from phantom_deployer.domain.rollouts.model import Figures, Judgement, Rollout
 from phantom_deployer.domain.rollouts.shadowing import Agreed
 from phantom_statistics.assignment import BUCKETS
 from phantom_statistics.rollouts import Criteria, Pair, StepEvidence, Sums, judge, measurements
 from phantom_statistics.rollouts.evidence import FAILURES
 
 QUALITY_MARGIN = 0.02
-# Fewer calls have no p95 worth a name.
-LEAST_FOR_P95 = 73
 
 
 @dataclass(slots=True)
@@ -52,22 +50,7 @@ def judgement(rollout: Rollout, cohorts: Sequence[Cohort], now: datetime, until:
     verdict = judge(criteria, steps, measured, threshold, requests)
     return Judgement(
         verdict=verdict.verdict,
-        findings=tuple(
-            Finding(
-                criterion=each.criterion,
-                verdict=each.verdict,
-                candidate=each.candidate,
-                stable=each.stable,
-                estimate=each.estimate,
-                lower=each.lower,
-                upper=each.upper,
-                limit=each.limit,
-                p_value=each.p_value,
-                count=each.count,
-                reason=each.reason,
-            )
-            for each in verdict.findings
-        ),
+        findings=verdict.findings,
         fired=verdict.fired,
         judged_at=now,
         evidence_until=until,
@@ -82,9 +65,8 @@ def figures(cohorts: Iterable[Cohort]) -> Figures:
     whole = Sums.total(each.operational.candidate for each in cohorts)
     if not whole.requests:
         return Figures()
-    p95 = whole.latency.quantile(0.95) if whole.latency.count >= LEAST_FOR_P95 else None
     failures = float(whole.groups[:, FAILURES].sum())
-    return Figures(whole.requests, failures / whole.requests, p95)
+    return Figures(whole.requests, failures / whole.requests, whole.latency.p95())
 
 
 def _steps(parts: Iterable[tuple[int, Cohort]]) -> list[StepEvidence]:

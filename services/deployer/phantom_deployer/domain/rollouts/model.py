@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from phantom_deployer.domain.rollouts.spec import RolloutSpec
+from phantom_statistics.rollouts import Finding
 
 State = Literal[
     "pending", "progressing", "analysing", "paused", "waiting_for_approval", "promoting", "rolling_back",
@@ -27,23 +28,6 @@ SELF_ENDING = frozenset({"no_data", "metrics_unavailable"}) | UNDECIDED
 HELD_LENGTHS = 5
 HELD_S = 600.0
 WINDOW_S = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One criterion's judgement; figures of the candidate, of the stable revision, and the interval judged."""
-
-    criterion: str
-    verdict: VerdictWord
-    candidate: float | None = None
-    stable: float | None = None
-    estimate: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    limit: float | None = None
-    p_value: float | None = None
-    count: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,6 @@ from phantom_statistics.rollouts.distance import class_distance, score_distance
 from phantom_statistics.rollouts.evidence import FAILURES
 
 CONFIDENCE = 0.95
-# Fewer calls have no p95 worth a name.
-LEAST_FOR_P95 = 73
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +66,4 @@ def _distance(pair: Pair) -> float:
 
 
 def _p95(sums: Sums) -> float | None:
-    return sums.latency.quantile(0.95) if sums.latency.count >= LEAST_FOR_P95 else None
+    return sums.latency.p95()

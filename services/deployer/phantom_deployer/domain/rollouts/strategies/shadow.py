@@ -6,11 +6,12 @@ from datetime import timedelta
 
 from phantom_deployer.domain import rollout as mechanics
 from phantom_deployer.domain.rollouts import plan
-from phantom_deployer.domain.rollouts.model import Finding, ShadowReport
+from phantom_deployer.domain.rollouts.model import ShadowReport
 from phantom_deployer.domain.rollouts.spec import RolloutSpec, ShadowPlan
 from phantom_deployer.domain.rollouts.strategies import strategy as common
 from phantom_deployer.domain.rollouts.turn import Turn
 from phantom_platform.errors import Refused
+from phantom_statistics.rollouts import Finding
 
 # Copies are paired with answers so much later, at most.
 PAIRED_AFTER = timedelta(seconds=10)
